@@ -1,0 +1,44 @@
+//! The module contract and the wire vocabulary of Legatus.
+//!
+//! Whoever writes a module needs only this crate: [`Module`] with its [`Spec`] and its two halves,
+//! [`Commander`] (on the server) and [`Sender`] (in the client), which talk through a [`Channel`].
+//! It opens no socket, file or process.
+
+mod arguments;
+mod call;
+mod channel;
+mod control;
+mod fault;
+mod host;
+pub mod limits;
+mod local;
+mod module;
+mod outcome;
+mod peer;
+mod policy;
+mod registry;
+mod server;
+mod spec;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod wire;
+
+pub use arguments::{ArgumentError, Arguments};
+pub use call::{Call, CallId, InvalidCallId, Request};
+pub use channel::{Channel, ChannelClosed, ChannelReceiver, ChannelSender};
+pub use control::{Control, ControlReceiver, ControlSender, TerminalSize};
+pub use fault::Fault;
+pub use host::{DEFAULT_PORT, Host, InvalidHost, Location};
+pub use local::{Input, Local, Output, Progress, Stream, Terminal, UserSignal};
+pub use module::{
+    BoxFuture, Caller, Commander, Conversation, Inspection, Module, PendingOutcome, Sender,
+};
+pub use outcome::Outcome;
+pub use peer::Peer;
+pub use policy::{Decision, Denied, Pattern, Permit, Policy, Rule};
+pub use registry::{Registry, RegistryError, UnknownModule};
+pub use server::{ServerAccess, ServerControl, ServerFacts};
+pub use spec::{
+    Alias, Argument, ArgumentKind, Effect, Effects, Example, Placement, Spec, Target, Text,
+    ValueKind,
+};

@@ -1,0 +1,114 @@
+//! What a module is: a spec and two halves.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::oneshot;
+
+use crate::{
+    Arguments, Call, Channel, ControlSender, Effects, Fault, Local, Outcome, Request, Spec,
+};
+
+/// A future in a box, so that traits with it can be used behind `dyn`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A named command with a [`Spec`] and one or both halves.
+pub trait Module: Send + Sync {
+    /// Data about the module.
+    fn spec(&self) -> &Spec;
+
+    /// The server half, if it has one.
+    fn commander(&self) -> Option<&dyn Commander> {
+        None
+    }
+
+    /// The client half, if it has one.
+    fn sender(&self) -> Option<&dyn Sender> {
+        None
+    }
+}
+
+/// What a request would do, told before anything is done: for policy and audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// The effects that the call would have, a part of [`Spec::effects`].
+    pub effects: Effects,
+    /// The request in one line, for the audit. No secrets: values of environment variables and
+    /// contents of files do not belong here.
+    pub summary: String,
+}
+
+/// The server half: does what was asked.
+pub trait Commander: Send + Sync {
+    /// Tells what a request would do, without doing it. Runs in the server before policy decides,
+    /// so it only looks at the request: no file, no process.
+    ///
+    /// # Errors
+    /// When the request cannot be understood.
+    fn inspect(&self, request: &Request) -> Result<Inspection, Fault>;
+
+    /// Does what was asked, speaking to the Sender through `channel`.
+    ///
+    /// The call's outcome reaches the client behind all messages that were sent. When
+    /// [`Call::cancellation`] fires it should clean up and return; it is dropped some seconds
+    /// later.
+    ///
+    /// # Errors
+    /// A [`Fault`] makes the outcome [`Outcome::Failed`].
+    fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>>;
+}
+
+/// The client half: turns a user's arguments into a request and drives the conversation.
+pub trait Sender: Send + Sync {
+    /// Opens one call (or several) through `caller` and drives it, using nothing of the user's
+    /// machine but `local`.
+    ///
+    /// # Errors
+    /// A [`Fault`] for what went wrong on the client's side, such as bad arguments or an unreadable
+    /// file; it makes the outcome [`Outcome::Failed`].
+    fn send<'a>(
+        &'a self,
+        arguments: Arguments,
+        caller: &'a dyn Caller,
+        local: &'a dyn Local,
+    ) -> BoxFuture<'a, Result<Outcome, Fault>>;
+}
+
+/// Opens calls of one module on one host; given to that module's Sender.
+pub trait Caller: Send + Sync {
+    /// Opens a call. The server's refusal, if any, is the conversation's outcome.
+    ///
+    /// # Errors
+    /// When the connection is gone or the request is longer than the wire takes.
+    fn open(&self, request: Request) -> BoxFuture<'_, Result<Conversation, Fault>>;
+}
+
+/// The client's end of a running call. Dropping it cancels the call.
+#[derive(Debug)]
+pub struct Conversation {
+    /// Messages to and from the Commander. It ends when the call has ended.
+    pub channel: Channel,
+    /// Signals and resizes to what the call runs.
+    pub controls: ControlSender,
+    /// How the call ends.
+    pub outcome: PendingOutcome,
+}
+
+/// How a running call will end.
+#[derive(Debug)]
+pub struct PendingOutcome(oneshot::Receiver<Outcome>);
+
+impl PendingOutcome {
+    /// A pending outcome and the end that decides it.
+    pub fn new() -> (oneshot::Sender<Outcome>, Self) {
+        let (tx, rx) = oneshot::channel();
+        (tx, Self(rx))
+    }
+
+    /// Waits for the outcome; [`Outcome::Lost`] if whoever should tell it has gone.
+    pub async fn wait(self) -> Outcome {
+        self.0.await.unwrap_or_else(|_| {
+            Outcome::Lost(Fault::new("the connection ended before the call did"))
+        })
+    }
+}
