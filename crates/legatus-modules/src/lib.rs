@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The built-in modules of Legatus: each one file or folder, with both halves side by side.
+//!
+//! A new module is one new file and one line in [`builtin`].
+
+mod echo;
+mod shell;
+mod system;
+mod transfer_file;
+
+use legatus_core::{Registry, RegistryError};
+
+/// All built-in modules.
+///
+/// # Errors
+/// When two of them have one name.
+pub fn builtin() -> Result<Registry, RegistryError> {
+    let mut registry = Registry::new();
+    registry.add(echo::module())?;
+    Ok(registry)
+}
