@@ -1,7 +1,7 @@
 //! One invocation of a module, as its Commander sees it.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -58,6 +58,8 @@ pub struct Request {
     pub arguments: Vec<Bytes>,
     /// The request in the module's own protobuf schema.
     pub body: Bytes,
+    /// The call is ended with [`Outcome::Timeout`](crate::Outcome::Timeout) after so long.
+    pub timeout: Option<Duration>,
 }
 
 impl Request {
@@ -66,6 +68,7 @@ impl Request {
         Self {
             arguments: Vec::new(),
             body: body.into(),
+            timeout: None,
         }
     }
 
@@ -74,6 +77,7 @@ impl Request {
         Self {
             arguments: arguments.into_iter().map(Into::into).collect(),
             body: Bytes::new(),
+            timeout: None,
         }
     }
 

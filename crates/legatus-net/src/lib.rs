@@ -1,1 +1,71 @@
-//! Placeholder.
+//! TLS, PKI, the wire in motion, server, client, policy files and audit of Legatus.
+
+mod audit;
+mod client;
+mod io;
+pub mod pki;
+mod policy_file;
+mod server;
+pub mod tls;
+
+pub use audit::{Audit, AuditError};
+pub use client::{Client, ClientOptions, ConnectError, Endpoint, ModuleCaller};
+pub use policy_file::{PolicyFileError, parse_policy};
+pub use server::{Restart, Server, ServerHandle, ServerLimits, ServerOptions};
+
+/// The generated gRPC service; its messages are those of [`legatus_core::wire`].
+mod service {
+    #![expect(
+        missing_docs,
+        missing_debug_implementations,
+        unused_qualifications,
+        elided_lifetimes_in_paths,
+        unreachable_pub,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        clippy::wildcard_imports,
+        clippy::use_self,
+        clippy::semicolon_if_nothing_returned,
+        reason = "generated"
+    )]
+    tonic::include_proto!("legatus.v1");
+}
+
+/// All schemas of the wire, for gRPC reflection.
+const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Windows and frames of HTTP/2, at both ends.
+mod http2 {
+    use std::time::Duration;
+
+    /// Bytes of one call that may be on their way to a reader that does not read. At 2 MiB a call
+    /// reaches 160 Mbit/s over 100 ms; below a millisecond the window does not limit.
+    pub(crate) const STREAM_WINDOW: u32 = 2 << 20;
+
+    /// Bytes of one HTTP/2 data frame, at most: a data message fits into one frame, and nothing
+    /// has to be put together again.
+    pub(crate) const FRAME_BYTES: u32 = 1 << 20;
+
+    /// Bytes that wait in one stream to be sent.
+    pub(crate) const SEND_BUFFER: usize = 1 << 20;
+
+    /// A peer that answers no ping for so long is dead...
+    pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(15);
+
+    /// ...and is asked so often.
+    pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+    /// The connection's window: more than all its streams can pin, so that one stuck call never
+    /// stops another.
+    pub(crate) fn connection_window(streams: u32) -> u32 {
+        let window = u64::from(STREAM_WINDOW) * (u64::from(streams) + 1);
+        // 2^31-1 is the largest window of RFC 9113, 6.9.1.
+        u32::try_from(window.min((1 << 31) - 1)).unwrap_or(u32::MAX >> 1)
+    }
+}

@@ -1,0 +1,122 @@
+//! Why a client has no connection, and what to do.
+
+use std::error::Error;
+use std::io;
+
+use legatus_core::Fault;
+use thiserror::Error;
+
+use super::Endpoint;
+use crate::tls::{TlsProblem, explain};
+
+/// Why there is no connection to a server.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The name has no address.
+    #[error("cannot find the host `{host}`")]
+    UnknownHost {
+        /// The name.
+        host: String,
+        /// What the look-up said.
+        source: io::Error,
+    },
+    /// Nobody listens there.
+    #[error("`{endpoint}` refuses connections")]
+    Refused {
+        /// Where.
+        endpoint: String,
+    },
+    /// The network does not lead there.
+    #[error("cannot reach `{endpoint}`")]
+    Unreachable {
+        /// Where.
+        endpoint: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No connection within the time-out.
+    #[error("no answer from `{endpoint}` within {seconds} s")]
+    TimedOut {
+        /// Where.
+        endpoint: String,
+        /// The time-out, in seconds.
+        seconds: f64,
+    },
+    /// TLS failed: certificates, names, versions, or something else than TLS speaks there.
+    #[error("no secure connection to `{endpoint}`: {problem}")]
+    Tls {
+        /// Where.
+        endpoint: String,
+        /// What is wrong.
+        problem: TlsProblem,
+    },
+    /// The connection ended, for whatever reason.
+    #[error("the connection to `{endpoint}` failed: {cause}")]
+    Failed {
+        /// Where.
+        endpoint: String,
+        /// The causes, outermost first.
+        cause: String,
+    },
+}
+
+impl ConnectError {
+    /// What a failed TCP connection means.
+    pub(super) fn dial(endpoint: &Endpoint, source: io::Error) -> Self {
+        let endpoint = endpoint.to_string();
+        match source.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused { endpoint },
+            _ => Self::Unreachable { endpoint, source },
+        }
+    }
+
+    /// What a failed handshake means.
+    pub(super) fn tls(endpoint: &Endpoint, error: &(dyn Error + 'static)) -> Self {
+        Self::from_chain(endpoint, error)
+    }
+
+    /// What an error of the connection means.
+    pub(super) fn from_chain(endpoint: &Endpoint, error: &(dyn Error + 'static)) -> Self {
+        let endpoint = endpoint.to_string();
+        match explain(error) {
+            Some(problem) => Self::Tls { endpoint, problem },
+            None => Self::Failed {
+                endpoint,
+                cause: crate::chain(error),
+            },
+        }
+    }
+
+    /// What the user could do next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownHost { .. } => {
+                Some("check the name, or give the host an address in the configuration".to_owned())
+            }
+            Self::Refused { .. } => {
+                Some("is `legatus serve` running there, and on that port?".to_owned())
+            }
+            Self::Unreachable { .. } | Self::TimedOut { .. } => {
+                Some("check the network and firewalls between here and there".to_owned())
+            }
+            Self::Tls { problem, .. } => problem.hint(),
+            Self::Failed { .. } => None,
+        }
+    }
+
+    /// The error with its causes, in one line.
+    pub fn chain(&self) -> String {
+        crate::chain(self)
+    }
+}
+
+impl From<ConnectError> for Fault {
+    fn from(error: ConnectError) -> Self {
+        let fault = Self::new(error.chain());
+        match error.hint() {
+            Some(hint) => fault.with_hint(hint),
+            None => fault,
+        }
+    }
+}

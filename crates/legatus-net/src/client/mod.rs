@@ -1,0 +1,214 @@
+//! The client: connects to a server, calls its modules.
+
+mod conversation;
+mod error;
+mod transport;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use legatus_core::wire::{DescribeReply, DescribeRequest};
+use legatus_core::{BoxFuture, Caller, Conversation, Fault, Request, limits};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+pub use self::error::ConnectError;
+use self::transport::{ConnectionEnd, Http2};
+use crate::http2 as wire;
+use crate::service::legatus_client::LegatusClient;
+use crate::tls::ClientTls;
+
+/// Where a server is, and the name its certificate must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A DNS name or an IP address (v6 without brackets).
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The DNS name or IP address that the server's certificate must have; usually the host.
+    pub server_name: String,
+}
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// The client's certificate and whom it trusts.
+    pub tls: Arc<ClientTls>,
+    /// How long connecting may take: name look-up, TCP and TLS together.
+    pub connect_timeout: Duration,
+}
+
+/// A connection to a server. Clones share it; it is closed with the last of them.
+///
+/// ```no_run
+/// # async fn example(tls: std::sync::Arc<legatus_net::tls::ClientTls>) -> Result<(), Box<dyn std::error::Error>> {
+/// use legatus_core::{Caller as _, Request};
+/// use legatus_net::{Client, ClientOptions, Endpoint};
+///
+/// let endpoint = Endpoint { host: "web1".into(), port: 49022, server_name: "web1".into() };
+/// let options = ClientOptions { tls, connect_timeout: std::time::Duration::from_secs(10) };
+/// let client = Client::connect(&endpoint, &options).await?;
+/// let mut call = client.module("echo").open(Request::from_arguments(["hello"])).await?;
+/// let answer = call.channel.receive().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    grpc: LegatusClient<Http2>,
+    end: ConnectionEnd,
+    endpoint: Endpoint,
+}
+
+/// Calls one module through a [`Client`].
+#[derive(Clone, Debug)]
+pub struct ModuleCaller {
+    client: Client,
+    module: String,
+}
+
+impl Endpoint {
+    fn origin(&self) -> http::Uri {
+        // The authority matters to nobody here; a name that makes no URI is left out of it.
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let uri = format!("https://{host}:{}", self.port);
+        uri.parse().unwrap_or_else(|_| http::Uri::from_static("https://legatus"))
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl Client {
+    /// Connects over TCP and mutual TLS.
+    ///
+    /// A server tells that it rejects the client's certificate only after its own part of the
+    /// handshake (TLS 1.3), so that this error may come from the first call instead.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]; each says what to do.
+    pub async fn connect(endpoint: &Endpoint, options: &ClientOptions) -> Result<Self, ConnectError> {
+        let connecting = async {
+            let stream = dial(endpoint).await?;
+            let stream = options.tls.connect(&endpoint.server_name, stream).await;
+            let stream = stream.map_err(|error| ConnectError::tls(endpoint, &error))?;
+            Self::over(stream, endpoint).await
+        };
+        let timeout = options.connect_timeout;
+        match tokio::time::timeout(timeout, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(ConnectError::TimedOut {
+                endpoint: endpoint.to_string(),
+                seconds: timeout.as_secs_f64(),
+            }),
+        }
+    }
+
+    /// Speaks to a server over any reliable stream on which both sides are verified already.
+    ///
+    /// # Errors
+    /// When HTTP/2 cannot begin.
+    pub async fn over<S>(stream: S, endpoint: &Endpoint) -> Result<Self, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (send, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(wire::STREAM_WINDOW)
+            .initial_connection_window_size(wire::connection_window(128))
+            .max_frame_size(wire::FRAME_BYTES)
+            .max_send_buf_size(wire::SEND_BUFFER)
+            .keep_alive_interval(wire::PING_INTERVAL)
+            .keep_alive_timeout(wire::PING_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| ConnectError::from_chain(endpoint, &error))?;
+        let end = ConnectionEnd::watch(connection);
+        let largest = limits::MESSAGE_BYTES + 64;
+        let grpc = LegatusClient::with_origin(Http2::new(send), endpoint.origin())
+            .max_decoding_message_size(largest)
+            .max_encoding_message_size(largest);
+        // Describe may list many modules.
+        Ok(Self {
+            grpc,
+            end,
+            endpoint: endpoint.clone(),
+        })
+    }
+
+    /// What the server is and what it offers.
+    ///
+    /// # Errors
+    /// When the connection is lost, or the server rejects it.
+    pub async fn describe(&self) -> Result<DescribeReply, ConnectError> {
+        match self.grpc.clone().describe(DescribeRequest {}).await {
+            Ok(reply) => Ok(reply.into_inner()),
+            Err(status) => Err(self.explain(&status).await),
+        }
+    }
+
+    /// Calls of one module.
+    pub fn module(&self, name: &str) -> ModuleCaller {
+        ModuleCaller {
+            client: self.clone(),
+            module: name.to_owned(),
+        }
+    }
+
+    /// Closes this handle; waits until the connection is closed if it was the last one.
+    pub async fn close(self) {
+        let Self { grpc, end, .. } = self;
+        drop(grpc);
+        tokio::time::timeout(Duration::from_secs(1), end.wait()).await.ok();
+    }
+
+    /// Why a request failed: the connection's own error if it had one, for that is the cause.
+    async fn explain(&self, status: &tonic::Status) -> ConnectError {
+        // The connection's task learns of its end about when the request does.
+        let ended = tokio::time::timeout(Duration::from_millis(500), self.end.wait()).await;
+        match ended.ok().flatten() {
+            Some(error) => ConnectError::from_chain(&self.endpoint, &*error),
+            None => ConnectError::from_chain(&self.endpoint, status),
+        }
+    }
+}
+
+impl Caller for ModuleCaller {
+    fn open(&self, request: Request) -> BoxFuture<'_, Result<Conversation, Fault>> {
+        Box::pin(std::future::ready(conversation::open(&self.client, &self.module, request)))
+    }
+}
+
+/// Connects over TCP to the first address that answers.
+async fn dial(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
+    let addresses: Vec<SocketAddr> = match found {
+        Ok(addresses) => addresses.collect(),
+        Err(source) => {
+            let host = endpoint.host.clone();
+            return Err(ConnectError::UnknownHost { host, source });
+        }
+    };
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                stream.set_nodelay(true).ok(); // only slower without
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(ConnectError::dial(endpoint, last))
+}

@@ -1,0 +1,271 @@
+//! What happens to a call: six steps, in one function that reads from top to bottom.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use legatus_core::{
+    Call, CallId, Channel, Commander, ControlReceiver, Effects, Fault, Inspection, Module, Outcome, Peer,
+    Permit, Request, limits,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::State;
+use crate::audit::{AuditedCall, Usage};
+use crate::chain;
+
+/// How long a Commander may clean up after its call was cancelled, before it is dropped. Longer
+/// than a child process gets from its relay, so that the relay can tell how the child ended.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+/// A call that has arrived.
+pub(super) struct Arrived {
+    pub(super) id: CallId,
+    pub(super) peer: Peer,
+    /// The peer's address, for log and audit.
+    pub(super) address: String,
+    pub(super) module: String,
+    /// The module's version that the client knows; empty if it does not care.
+    pub(super) version: String,
+    /// Fires when the caller has gone or has cancelled.
+    pub(super) cancellation: CancellationToken,
+    pub(super) traffic: Arc<Traffic>,
+}
+
+/// What the Commander of an arrived call gets.
+pub(super) struct Input {
+    pub(super) request: Request,
+    /// Messages from and to the caller.
+    pub(super) channel: Channel,
+    /// Signals and resizes from the caller.
+    pub(super) controls: ControlReceiver,
+}
+
+/// Bytes of module messages that a call has moved.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) received: AtomicU64,
+    pub(super) sent: AtomicU64,
+}
+
+impl State {
+    /// Takes a call from its arrival to its one outcome.
+    pub(super) async fn run_call(self: &Arc<Self>, arrived: Arrived, input: Input) -> Outcome {
+        let begun = Instant::now();
+
+        // 1 find the module
+        let (module, inspection) = match self.find_module(&arrived, &input.request) {
+            Ok(found) => found,
+            Err(outcome) => return self.refuse(&arrived, None, outcome),
+        };
+
+        // 2 policy
+        let policy = self.policy.load_full();
+        let permit = match policy.authorise(&arrived.peer, module.spec(), inspection.effects) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                let outcome = Outcome::Denied(Fault::from(&denied));
+                return self.refuse(&arrived, Some((&*module, &inspection)), outcome);
+            }
+        };
+
+        // 3 audit: a call that cannot be noted does not run
+        let rule = permit.rule().to_owned();
+        let audited = audited(&arrived, Some((&*module, &inspection)), Some(&rule));
+        if let Err(error) = self.audit.begin(&audited) {
+            tracing::error!(id = %arrived.id, error = %chain(&error), "call refused");
+            let fault = Fault::new("the server cannot write its audit, so that it takes no calls");
+            return Outcome::Unavailable(fault);
+        }
+
+        // 4 execute, under the deadline
+        let outcome = self.execute(&module, &arrived, permit, input).await;
+
+        // 5 audit
+        let usage = arrived.traffic.usage(begun.elapsed());
+        log_end(&audited, &outcome, usage);
+        if let Err(error) = self.audit.end(&audited, &outcome, usage) {
+            tracing::error!(id = %arrived.id, error = %chain(&error), "the end of a call is missing in the audit");
+        }
+
+        // 6 always reply with one outcome
+        outcome
+    }
+
+    /// Finds a module with a Commander, and lets it tell what the request would do.
+    fn find_module(
+        &self,
+        arrived: &Arrived,
+        request: &Request,
+    ) -> Result<(Arc<dyn Module>, Inspection), Outcome> {
+        if self.draining.is_cancelled() {
+            let fault = Fault::new("the server is shutting down and takes no more calls");
+            return Err(Outcome::Unavailable(fault.with_hint("try again in a moment")));
+        }
+        let module = self
+            .registry
+            .resolve(&arrived.module)
+            .map_err(|unknown| Outcome::Unavailable(unknown.into()))?;
+        let spec = module.spec();
+        if !same_major(&arrived.version, &spec.version) {
+            let fault = Fault::new(format!(
+                "the server has `{}` {}, the client asks for {}",
+                spec.name, spec.version, arrived.version
+            ));
+            return Err(Outcome::Unavailable(fault));
+        }
+        let Some(commander) = module.commander() else {
+            let fault = Fault::new(format!("the module `{}` has no server half here", spec.name));
+            return Err(Outcome::Unavailable(fault));
+        };
+        if request.size() > limits::REQUEST_BYTES {
+            let fault = Fault::new(format!(
+                "the request of {} bytes is longer than the limit of {}",
+                request.size(),
+                limits::REQUEST_BYTES
+            ));
+            return Err(Outcome::Failed(fault));
+        }
+        let inspection = commander.inspect(request).map_err(Outcome::Failed)?;
+        Ok((Arc::clone(module), inspection))
+    }
+
+    /// Runs a permitted call in a task of its own, so that a panic there is a failed call, and
+    /// ends it when the caller cancels or its deadline passes.
+    async fn execute(
+        self: &Arc<Self>,
+        module: &Arc<dyn Module>,
+        arrived: &Arrived,
+        permit: Permit,
+        input: Input,
+    ) -> Outcome {
+        let cancellation = arrived.cancellation.clone();
+        let (id, peer) = (arrived.id.clone(), arrived.peer.clone());
+        let mut call = Call::new(id, peer, permit, input.request, input.controls);
+        call.deadline = call.request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        call.cancellation = cancellation.clone();
+        call.grant_server(Arc::clone(self) as Arc<dyn legatus_core::ServerControl>);
+
+        let deadline = call.deadline;
+        let mut task = Task::spawn(Arc::clone(module), call, input.channel);
+        let ended = tokio::select! {
+            biased;
+            outcome = task.outcome() => return outcome,
+            () = until(deadline) => Outcome::Timeout,
+            () = cancellation.cancelled() => Outcome::Cancelled,
+            () = self.stopping.cancelled() => {
+                Outcome::Lost(Fault::new("the server has shut down before the call ended"))
+            }
+        };
+        cancellation.cancel();
+        if tokio::time::timeout(GRACE, task.outcome()).await.is_err() {
+            tracing::warn!(id = %arrived.id, "a cancelled call did not end within {GRACE:?}; dropping it");
+        }
+        ended
+    }
+
+    /// Notes a call that does not run.
+    fn refuse(
+        &self,
+        arrived: &Arrived,
+        found: Option<(&dyn Module, &Inspection)>,
+        outcome: Outcome,
+    ) -> Outcome {
+        let audited = audited(arrived, found, None);
+        log_end(&audited, &outcome, Usage::default());
+        if let Err(error) = self.audit.end(&audited, &outcome, Usage::default()) {
+            tracing::error!(id = %arrived.id, error = %chain(&error), "a refused call is missing in the audit");
+        }
+        outcome
+    }
+}
+
+/// A Commander at work; aborted when dropped.
+struct Task(JoinHandle<Result<Outcome, Fault>>);
+
+impl Task {
+    fn spawn(module: Arc<dyn Module>, call: Call, channel: Channel) -> Self {
+        let span = call.span().clone();
+        let work = async move {
+            match module.commander() {
+                Some(commander) => Commander::execute(commander, call, channel).await,
+                None => Err(Fault::new("the module has no server half any more")),
+            }
+        };
+        Self(tokio::spawn(work.instrument(span)))
+    }
+
+    async fn outcome(&mut self) -> Outcome {
+        match (&mut self.0).await {
+            Ok(told) => told.into(),
+            // The panic's message is in the log; it does not concern the peer.
+            Err(error) if error.is_panic() => Outcome::Failed(Fault::new("the module panicked")),
+            Err(_) => Outcome::Lost(Fault::new("the call was dropped")),
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Traffic {
+    fn usage(&self, duration: Duration) -> Usage {
+        Usage {
+            bytes_received: self.received.load(Ordering::Relaxed),
+            bytes_sent: self.sent.load(Ordering::Relaxed),
+            duration,
+        }
+    }
+}
+
+fn audited<'a>(
+    arrived: &'a Arrived,
+    found: Option<(&'a dyn Module, &'a Inspection)>,
+    rule: Option<&'a str>,
+) -> AuditedCall<'a> {
+    AuditedCall {
+        id: &arrived.id,
+        peer: &arrived.peer,
+        address: &arrived.address,
+        module: found.map_or(arrived.module.as_str(), |(module, _)| &module.spec().name),
+        summary: found.map_or("", |(_, inspection)| inspection.summary.as_str()),
+        effects: found.map_or(Effects::NONE, |(_, inspection)| inspection.effects),
+        rule,
+    }
+}
+
+fn log_end(call: &AuditedCall<'_>, outcome: &Outcome, usage: Usage) {
+    tracing::info!(
+        id = %call.id,
+        identity = %call.peer,
+        address = call.address,
+        module = call.module,
+        arguments = call.summary,
+        outcome = outcome.kind(),
+        status = outcome.exit_status(),
+        fault = outcome.fault().map(tracing::field::display),
+        received = usage.bytes_received,
+        sent = usage.bytes_sent,
+        seconds = usage.duration.as_secs_f64(),
+        "call"
+    );
+}
+
+/// Whether a client that knows one version of a module gets along with another: the same major
+/// version, or the client does not care.
+fn same_major(wanted: &str, present: &str) -> bool {
+    let major = |version: &str| version.split('.').next().map(str::to_owned);
+    wanted.is_empty() || major(wanted) == major(present)
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

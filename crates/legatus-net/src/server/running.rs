@@ -1,0 +1,101 @@
+//! The calls that run now, so that controls find them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use legatus_core::{CallId, Control, ControlSender, Peer};
+use tokio_util::sync::CancellationToken;
+
+/// The running calls by identity and id.
+#[derive(Debug, Default)]
+pub(super) struct RunningCalls {
+    calls: Mutex<HashMap<(String, CallId), Controls>>,
+}
+
+#[derive(Debug)]
+struct Controls {
+    sender: ControlSender,
+    cancellation: CancellationToken,
+}
+
+/// A call's place among the running ones; given up when dropped.
+#[derive(Debug)]
+pub(super) struct Running {
+    calls: Arc<RunningCalls>,
+    key: (String, CallId),
+}
+
+impl RunningCalls {
+    /// Notes a call; `None` if the identity runs one of that id already.
+    pub(super) fn add(
+        self: &Arc<Self>,
+        peer: &Peer,
+        id: &CallId,
+        sender: ControlSender,
+        cancellation: CancellationToken,
+    ) -> Option<Running> {
+        let key = (peer.identity().to_owned(), id.clone());
+        match self.lock().entry(key.clone()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(vacant) => {
+                vacant.insert(Controls {
+                    sender,
+                    cancellation,
+                });
+                let calls = Arc::clone(self);
+                Some(Running { calls, key })
+            }
+        }
+    }
+
+    /// Passes a control to a call of that identity; false if there is none or it takes no more.
+    pub(super) fn control(&self, peer: &Peer, id: CallId, control: Control) -> bool {
+        match self.lock().get(&(peer.identity().to_owned(), id)) {
+            None => false,
+            Some(call) if control == Control::Cancel => {
+                call.cancellation.cancel();
+                true
+            }
+            Some(call) => call.sender.send(control),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, CallId), Controls>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.calls.lock().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_identity_that_opened_a_call_controls_it() {
+        let running = Arc::new(RunningCalls::default());
+        let (ann, eve) = (Peer::assert_verified("ann"), Peer::assert_verified("eve"));
+        let id = CallId::try_from("1".to_owned()).unwrap();
+        let (sender, mut receiver) = Control::queue();
+        let cancellation = CancellationToken::new();
+        let place = running.add(&ann, &id, sender.clone(), cancellation.clone()).unwrap();
+        assert!(running.add(&ann, &id, sender.clone(), cancellation.clone()).is_none());
+        assert!(!running.control(&eve, id.clone(), Control::Cancel));
+        assert!(!cancellation.is_cancelled());
+        assert!(running.control(&ann, id.clone(), Control::Signal(2)));
+        assert_eq!(receiver.receive().await, Some(Control::Signal(2)));
+        assert!(running.control(&ann, id.clone(), Control::Cancel));
+        assert!(cancellation.is_cancelled());
+        drop(place);
+        assert!(!running.control(&ann, id, Control::Cancel));
+    }
+}

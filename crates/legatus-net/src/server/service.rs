@@ -1,0 +1,295 @@
+//! The gRPC service: messages of the wire to calls, and back.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::Stream;
+use legatus_core::wire::{
+    CallReply, CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest, Limits,
+    Open, call_reply, call_request,
+};
+use legatus_core::{
+    CallId, Channel, ChannelReceiver, ChannelSender, Control, Fault, Outcome, Request, limits,
+};
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
+use tonic::{Request as GrpcRequest, Response, Status, Streaming};
+
+use super::State;
+use super::connection::Connection;
+use super::limits::InUse;
+use super::pipeline::{Arrived, Input, Traffic};
+use crate::service::legatus_server::{Legatus, LegatusServer};
+
+/// What surrounds a module message on the wire, at most.
+const OVERHEAD: usize = 64;
+
+/// The services of a server: Legatus, health and reflection.
+pub(super) fn routes(state: Arc<State>) -> Routes {
+    let legatus = LegatusServer::new(Service { state })
+        .max_decoding_message_size(limits::MESSAGE_BYTES + OVERHEAD)
+        .max_encoding_message_size(limits::MESSAGE_BYTES + OVERHEAD);
+    // A reporter is wanted to change the state later; the service as a whole is always serving.
+    let (_, health) = tonic_health::server::health_reporter();
+    let routes = Routes::new(legatus).add_service(health);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(crate::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    match reflection {
+        Ok(reflection) => routes.add_service(reflection),
+        Err(error) => {
+            tracing::error!(%error, "reflection is not offered");
+            routes
+        }
+    }
+}
+
+struct Service {
+    state: Arc<State>,
+}
+
+type Replies = Pin<Box<dyn Stream<Item = Result<CallReply, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Legatus for Service {
+    type CallStream = Replies;
+
+    async fn call(&self, request: GrpcRequest<Streaming<CallRequest>>) -> Result<Response<Replies>, Status> {
+        let connection = connection(&request)?;
+        let mut messages = request.into_inner();
+        let first = tokio::time::timeout(self.state.limits.handshake, messages.message());
+        let first = first.await.map_err(|_| Status::deadline_exceeded("no Open came"))??;
+        let Some(call_request::Part::Open(open)) = first.and_then(|first| first.part) else {
+            return Err(Status::invalid_argument("the first message of a call must be Open"));
+        };
+        Ok(Response::new(self.start(connection, open, messages)?))
+    }
+
+    async fn control(&self, request: GrpcRequest<ControlRequest>) -> Result<Response<ControlReply>, Status> {
+        let connection = connection(&request)?;
+        let request = request.into_inner();
+        let id = call_id(request.call_id)?;
+        let control = Control::try_from(request.control)
+            .map_err(|_| Status::invalid_argument("a control that makes no sense"))?;
+        let delivered = self.state.running.control(&connection.peer, id, control);
+        Ok(Response::new(ControlReply { delivered }))
+    }
+
+    async fn describe(&self, request: GrpcRequest<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
+        let connection = connection(&request)?;
+        let limits = &self.state.limits;
+        let bounded = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let modules = self.state.registry.modules();
+        Ok(Response::new(DescribeReply {
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            identity: connection.peer.identity().to_owned(),
+            protocol: 1,
+            limits: Some(Limits {
+                message_bytes: limits::MESSAGE_BYTES as u64,
+                calls_per_connection: bounded(limits.calls_per_connection),
+                calls_per_identity: bounded(limits.calls_per_identity),
+            }),
+            modules: modules.map(|module| (&**module).into()).collect(),
+        }))
+    }
+}
+
+impl Service {
+    /// Starts a call in a task of its own: its end is noted even when the caller has gone.
+    fn start(
+        &self,
+        connection: Arc<Connection>,
+        open: Open,
+        messages: Streaming<CallRequest>,
+    ) -> Result<Replies, Status> {
+        let id = call_id(open.call_id)?;
+        let cancellation = CancellationToken::new();
+        let traffic = Arc::new(Traffic::default());
+        let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
+        let (sender, receiver) = ours.split();
+        let (decide, pending) = oneshot::channel();
+        let cancel = cancellation.clone().drop_guard();
+        let replies = Replying::new(receiver, pending, Arc::clone(&traffic), cancel);
+        let (controls, controlled) = Control::queue();
+        // From here on the caller can control the call.
+        let running = self.state.running.add(&connection.peer, &id, controls, cancellation.clone());
+        let Some(running) = running else {
+            let fault = Fault::new(format!("a call with the id `{id}` is running already"));
+            decide.send(Outcome::Failed(fault)).ok();
+            return Ok(replies);
+        };
+        let in_use = match CallInUse::take(&self.state, &connection) {
+            Ok(in_use) => in_use,
+            Err(fault) => {
+                decide.send(Outcome::Unavailable(fault)).ok();
+                return Ok(replies);
+            }
+        };
+        let timeout = Some(Duration::from_millis(open.timeout_milliseconds));
+        let mut request = Request::from_body(open.request);
+        request.arguments = open.arguments;
+        request.timeout = timeout.filter(|timeout| !timeout.is_zero());
+        let arrived = Arrived {
+            id,
+            peer: connection.peer.clone(),
+            address: connection.address.clone(),
+            module: open.module,
+            version: open.version,
+            cancellation: cancellation.clone(),
+            traffic: Arc::clone(&traffic),
+        };
+        let input = Input {
+            request,
+            channel: theirs,
+            controls: controlled,
+        };
+        let state = Arc::clone(&self.state);
+        tokio::spawn(async move {
+            let _given_back_at_the_end = (running, in_use);
+            let receiving = receive(messages, sender, cancellation, &traffic);
+            let outcome = tokio::select! {
+                outcome = state.run_call(arrived, input) => outcome,
+                never = receiving => match never {},
+            };
+            decide.send(outcome).ok();
+        });
+        Ok(replies)
+    }
+}
+
+/// Passes the caller's messages on. When the module reads no more, the rest is dropped, so that
+/// the caller is not stuck; when the caller goes away, the call is cancelled. Never returns: the
+/// call's end ends it.
+async fn receive(
+    mut messages: Streaming<CallRequest>,
+    sender: ChannelSender,
+    cancellation: CancellationToken,
+    traffic: &Traffic,
+) -> std::convert::Infallible {
+    let mut sender = Some(sender);
+    loop {
+        match messages.message().await {
+            Ok(Some(CallRequest { part: Some(call_request::Part::Message(message)) })) => {
+                traffic.received.fetch_add(message.len() as u64, Ordering::Relaxed);
+                if let Some(open) = &sender
+                    && open.send(message).await.is_err()
+                {
+                    sender = None;
+                }
+            }
+            Ok(None) => break,
+            Ok(Some(_)) | Err(_) => {
+                cancellation.cancel();
+                break;
+            }
+        }
+    }
+    drop(sender);
+    std::future::pending().await
+}
+
+/// The server's side of a call's stream: the module's messages, then the outcome. Dropping it
+/// cancels the call: the caller has reset the stream, or its connection is lost.
+struct Replying {
+    receiver: ChannelReceiver,
+    drained: bool,
+    pending: oneshot::Receiver<Outcome>,
+    told: Option<Outcome>,
+    finished: bool,
+    traffic: Arc<Traffic>,
+    _cancel: DropGuard,
+}
+
+impl Replying {
+    fn new(
+        receiver: ChannelReceiver,
+        pending: oneshot::Receiver<Outcome>,
+        traffic: Arc<Traffic>,
+        cancel: DropGuard,
+    ) -> Replies {
+        let replying = Self {
+            receiver,
+            drained: false,
+            pending,
+            told: None,
+            finished: false,
+            traffic,
+            _cancel: cancel,
+        };
+        Box::pin(futures_util::stream::unfold(replying, |mut replying| async move {
+            let part = replying.next().await?;
+            Some((Ok(CallReply { part: Some(part) }), replying))
+        }))
+    }
+
+    async fn next(&mut self) -> Option<call_reply::Part> {
+        while !self.drained || self.told.is_none() {
+            tokio::select! {
+                biased;
+                message = self.receiver.receive(), if !self.drained => match message {
+                    Some(message) => {
+                        self.traffic.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
+                        return Some(call_reply::Part::Message(message));
+                    }
+                    None => self.drained = true,
+                },
+                told = &mut self.pending, if self.told.is_none() => {
+                    let vanished = |_| Outcome::Lost(Fault::new("the server lost the call"));
+                    self.told = Some(told.unwrap_or_else(vanished));
+                    // A Commander may leave someone behind who still holds its channel: nothing
+                    // more is waited for, but what was sent before the outcome is passed on.
+                    self.receiver.close();
+                }
+            }
+        }
+        let outcome = self.told.take().filter(|_| !self.finished)?;
+        self.finished = true;
+        // Keeps the loop above from waiting if the stream is asked once more.
+        self.told = Some(Outcome::SUCCESS);
+        Some(call_reply::Part::Outcome(outcome.into()))
+    }
+}
+
+/// A call's share of the limits; given back when dropped.
+struct CallInUse {
+    connection: Arc<Connection>,
+    _of_identity: InUse,
+}
+
+impl CallInUse {
+    fn take(state: &State, connection: &Arc<Connection>) -> Result<Self, Fault> {
+        let by_identity = state.usages.calls_by_identity.take(connection.peer.identity());
+        let of_identity = by_identity.map_err(|limit| Fault::new(limit.to_string()))?;
+        let limit = state.limits.calls_per_connection;
+        if connection.calls.fetch_add(1, Ordering::Relaxed) >= limit {
+            connection.calls.fetch_sub(1, Ordering::Relaxed);
+            return Err(Fault::new(format!("the limit of {limit} calls of one connection is reached")));
+        }
+        connection.touch();
+        Ok(Self {
+            connection: Arc::clone(connection),
+            _of_identity: of_identity,
+        })
+    }
+}
+
+impl Drop for CallInUse {
+    fn drop(&mut self) {
+        self.connection.touch();
+        self.connection.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn connection<T>(request: &GrpcRequest<T>) -> Result<Arc<Connection>, Status> {
+    let connection = request.extensions().get::<Arc<Connection>>();
+    connection.cloned().ok_or_else(|| Status::internal("a request without a connection"))
+}
+
+fn call_id(text: String) -> Result<CallId, Status> {
+    CallId::try_from(text).map_err(|error| Status::invalid_argument(error.to_string()))
+}
