@@ -233,10 +233,14 @@ mod tests {
         let peer = Peer::assert_verified("ann\n\"forged\"");
         audit.begin(&call(&id, &peer)).unwrap();
         let outcome = Outcome::Exit(7);
-        audit.end(&call(&id, &peer), &outcome, Usage::default()).unwrap();
+        audit
+            .end(&call(&id, &peer), &outcome, Usage::default())
+            .unwrap();
         let text = std::fs::read_to_string(folder.path().join("state/audit.jsonl")).unwrap();
-        let lines: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0]["event"], "begin");
         assert_eq!(lines[0]["identity"], "ann\n\"forged\"");

@@ -1,44 +1,45 @@
-//! A stream that counts what it has read, for time-outs.
+//! A stream whose reads are watched from outside.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Counts the bytes read from the stream inside.
-#[derive(Debug)]
-pub(crate) struct Counted<S> {
-    stream: S,
-    read: Arc<AtomicU64>,
+/// What is told of each read.
+pub(crate) trait Watcher: Unpin {
+    /// So many bytes were read, 0 at the end; or reading failed.
+    fn read(&self, result: Result<usize, &io::Error>);
 }
 
-impl<S> Counted<S> {
-    /// Wraps a stream; the counter can be looked at from outside.
-    pub(crate) fn new(stream: S) -> (Self, Arc<AtomicU64>) {
-        let read = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&read);
-        (Self { stream, read }, counter)
+/// Tells a watcher of each read from the stream inside.
+#[derive(Debug)]
+pub(crate) struct Watched<S, W> {
+    stream: S,
+    watcher: W,
+}
+
+impl<S, W> Watched<S, W> {
+    pub(crate) fn new(stream: S, watcher: W) -> Self {
+        Self { stream, watcher }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl<S: AsyncRead + Unpin, W: Watcher> AsyncRead for Watched<S, W> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let result = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
         let fresh = buffer.filled().len().saturating_sub(before);
-        self.read.fetch_add(fresh as u64, Ordering::Relaxed);
-        polled
+        self.watcher.read(result.as_ref().map(|()| fresh));
+        Poll::Ready(result)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: AsyncWrite + Unpin, W: Watcher> AsyncWrite for Watched<S, W> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -16,10 +16,7 @@ pub use server::{Restart, Server, ServerHandle, ServerLimits, ServerOptions};
 /// The generated gRPC service; its messages are those of [`legatus_core::wire`].
 mod service {
     #![expect(
-        missing_docs,
-        missing_debug_implementations,
         unused_qualifications,
-        elided_lifetimes_in_paths,
         unreachable_pub,
         clippy::allow_attributes,
         clippy::allow_attributes_without_reason,

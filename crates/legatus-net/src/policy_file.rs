@@ -112,7 +112,11 @@ mod tests {
     fn an_empty_policy_denies_everything() {
         let policy = parse_policy("").unwrap();
         let peer = Peer::assert_verified("ann");
-        assert!(policy.authorise(&peer, &Spec::default(), Effects::NONE).is_err());
+        assert!(
+            policy
+                .authorise(&peer, &Spec::default(), Effects::NONE)
+                .is_err()
+        );
     }
 
     #[test]

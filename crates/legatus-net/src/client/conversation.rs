@@ -4,9 +4,10 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use legatus_core::wire::{CallReply, CallRequest, ControlRequest, Open, call_reply, call_request};
 use legatus_core::{
-    Channel, ChannelReceiver, ChannelSender, Control, ControlReceiver, Conversation, Fault, Outcome,
-    PendingOutcome, Request, limits,
+    Channel, ChannelReceiver, ChannelSender, Control, ControlReceiver, Conversation, Fault,
+    Outcome, PendingOutcome, Request, limits,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::Client;
@@ -16,12 +17,16 @@ use super::error::ConnectError;
 pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Conversation, Fault> {
     if request.size() > limits::REQUEST_BYTES {
         let (size, limit) = (request.size(), limits::REQUEST_BYTES);
-        return Err(Fault::new(format!("the request of {size} bytes is longer than the limit of {limit}")));
+        return Err(Fault::new(format!(
+            "the request of {size} bytes is longer than the limit of {limit}"
+        )));
     }
     let id = random_id()?;
     let timeout = request.timeout.map_or(0, |timeout| {
         // Zero would mean no deadline at all.
-        u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
     });
     let open = Open {
         call_id: id.clone(),
@@ -38,12 +43,14 @@ pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Co
     let client = client.clone();
     tokio::spawn(async move {
         let mut decide = decide;
+        // Controls find the call from the server's first answer on.
+        let taken = CancellationToken::new();
         let outcome = tokio::select! {
-            outcome = converse(&client, open, from_sender, to_sender) => outcome,
+            outcome = converse(&client, open, from_sender, to_sender, &taken) => outcome,
             // The conversation was dropped: leaving this task resets the stream, which cancels
             // the call.
             () = decide.closed() => return,
-            never = pass_on(&client, &id, controlled) => match never {},
+            never = pass_on(&client, &id, controlled, &taken) => match never {},
         };
         decide.send(outcome).ok();
     });
@@ -60,10 +67,14 @@ async fn converse(
     open: Open,
     from_sender: ChannelReceiver,
     to_sender: ChannelSender,
+    taken: &CancellationToken,
 ) -> Outcome {
     let mut grpc = client.grpc.clone();
     match grpc.call(requests(open, from_sender)).await {
-        Ok(response) => receive(client, response.into_inner(), to_sender).await,
+        Ok(response) => {
+            taken.cancel();
+            receive(client, response.into_inner(), to_sender).await
+        }
         Err(status) => refused(client, &status).await,
     }
 }
@@ -80,15 +91,23 @@ fn requests(open: Open, from_sender: ChannelReceiver) -> impl Stream<Item = Call
 }
 
 /// Passes messages to the Sender until the outcome comes.
-async fn receive(client: &Client, mut replies: Streaming<CallReply>, to_sender: ChannelSender) -> Outcome {
+async fn receive(
+    client: &Client,
+    mut replies: Streaming<CallReply>,
+    to_sender: ChannelSender,
+) -> Outcome {
     let lost = |fault: String| Outcome::Lost(Fault::new(fault));
     loop {
         match replies.message().await {
-            Ok(Some(CallReply { part: Some(call_reply::Part::Message(message)) })) => {
+            Ok(Some(CallReply {
+                part: Some(call_reply::Part::Message(message)),
+            })) => {
                 // A Sender that no longer listens still wants to know the outcome.
                 to_sender.send(message).await.ok();
             }
-            Ok(Some(CallReply { part: Some(call_reply::Part::Outcome(outcome)) })) => return outcome.into(),
+            Ok(Some(CallReply {
+                part: Some(call_reply::Part::Outcome(outcome)),
+            })) => return outcome.into(),
             Ok(Some(CallReply { part: None })) => {
                 return lost("the server sent a message that this client does not know".to_owned());
             }
@@ -113,7 +132,13 @@ async fn refused(client: &Client, status: &Status) -> Outcome {
 
 /// Passes controls on, each in a request of its own beside the call's stream. Never returns: the
 /// call's end ends it.
-async fn pass_on(client: &Client, id: &str, mut controlled: ControlReceiver) -> std::convert::Infallible {
+async fn pass_on(
+    client: &Client,
+    id: &str,
+    mut controlled: ControlReceiver,
+    taken: &CancellationToken,
+) -> std::convert::Infallible {
+    taken.cancelled().await;
     while let Some(control) = controlled.receive().await {
         let request = ControlRequest {
             call_id: id.to_owned(),

@@ -7,6 +7,7 @@ use legatus_core::Fault;
 use thiserror::Error;
 
 use super::Endpoint;
+use super::transport::Reason;
 use crate::tls::{TlsProblem, explain};
 
 /// Why there is no connection to a server.
@@ -71,11 +72,6 @@ impl ConnectError {
         }
     }
 
-    /// What a failed handshake means.
-    pub(super) fn tls(endpoint: &Endpoint, error: &(dyn Error + 'static)) -> Self {
-        Self::from_chain(endpoint, error)
-    }
-
     /// What an error of the connection means.
     pub(super) fn from_chain(endpoint: &Endpoint, error: &(dyn Error + 'static)) -> Self {
         let endpoint = endpoint.to_string();
@@ -85,6 +81,15 @@ impl ConnectError {
                 endpoint,
                 cause: crate::chain(error),
             },
+        }
+    }
+
+    /// What the end of a connection means.
+    pub(super) fn ended(endpoint: &Endpoint, reason: Reason) -> Self {
+        let endpoint = endpoint.to_string();
+        match reason {
+            Reason::Tls(problem) => Self::Tls { endpoint, problem },
+            Reason::Other(cause) => Self::Failed { endpoint, cause },
         }
     }
 
@@ -100,7 +105,7 @@ impl ConnectError {
             Self::Unreachable { .. } | Self::TimedOut { .. } => {
                 Some("check the network and firewalls between here and there".to_owned())
             }
-            Self::Tls { problem, .. } => problem.hint(),
+            Self::Tls { problem, .. } => problem.hint().map(str::to_owned),
             Self::Failed { .. } => None,
         }
     }

@@ -19,8 +19,9 @@ use tokio::net::TcpStream;
 pub use self::error::ConnectError;
 use self::transport::{ConnectionEnd, Http2};
 use crate::http2 as wire;
+use crate::io::Watched;
 use crate::service::legatus_client::LegatusClient;
-use crate::tls::ClientTls;
+use crate::tls::{self, ClientTls, TlsError};
 
 /// Where a server is, and the name its certificate must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,9 +74,14 @@ pub struct ModuleCaller {
 impl Endpoint {
     fn origin(&self) -> http::Uri {
         // The authority matters to nobody here; a name that makes no URI is left out of it.
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
         let uri = format!("https://{host}:{}", self.port);
-        uri.parse().unwrap_or_else(|_| http::Uri::from_static("https://legatus"))
+        uri.parse()
+            .unwrap_or_else(|_| http::Uri::from_static("https://legatus"))
     }
 }
 
@@ -97,11 +103,17 @@ impl Client {
     ///
     /// # Errors
     /// See [`ConnectError`]; each says what to do.
-    pub async fn connect(endpoint: &Endpoint, options: &ClientOptions) -> Result<Self, ConnectError> {
+    pub async fn connect(
+        endpoint: &Endpoint,
+        options: &ClientOptions,
+    ) -> Result<Self, ConnectError> {
         let connecting = async {
             let stream = dial(endpoint).await?;
-            let stream = options.tls.connect(&endpoint.server_name, stream).await;
-            let stream = stream.map_err(|error| ConnectError::tls(endpoint, &error))?;
+            let failed = |error: TlsError| ConnectError::from_chain(endpoint, &error);
+            let name = tls::server_name(&endpoint.server_name).map_err(failed)?;
+            let stream = tls::connect(options.tls.config(), name, stream)
+                .await
+                .map_err(failed)?;
             Self::over(stream, endpoint).await
         };
         let timeout = options.connect_timeout;
@@ -122,6 +134,8 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let end = ConnectionEnd::default();
+        let stream = Watched::new(stream, end.clone());
         let (send, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(wire::STREAM_WINDOW)
@@ -134,12 +148,11 @@ impl Client {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| ConnectError::from_chain(endpoint, &error))?;
-        let end = ConnectionEnd::watch(connection);
+        end.watch(connection);
         let largest = limits::MESSAGE_BYTES + 64;
         let grpc = LegatusClient::with_origin(Http2::new(send), endpoint.origin())
             .max_decoding_message_size(largest)
             .max_encoding_message_size(largest);
-        // Describe may list many modules.
         Ok(Self {
             grpc,
             end,
@@ -170,7 +183,9 @@ impl Client {
     pub async fn close(self) {
         let Self { grpc, end, .. } = self;
         drop(grpc);
-        tokio::time::timeout(Duration::from_secs(1), end.wait()).await.ok();
+        tokio::time::timeout(Duration::from_secs(1), end.wait())
+            .await
+            .ok();
     }
 
     /// Why a request failed: the connection's own error if it had one, for that is the cause.
@@ -178,7 +193,7 @@ impl Client {
         // The connection's task learns of its end about when the request does.
         let ended = tokio::time::timeout(Duration::from_millis(500), self.end.wait()).await;
         match ended.ok().flatten() {
-            Some(error) => ConnectError::from_chain(&self.endpoint, &*error),
+            Some(reason) => ConnectError::ended(&self.endpoint, reason),
             None => ConnectError::from_chain(&self.endpoint, status),
         }
     }
@@ -186,7 +201,11 @@ impl Client {
 
 impl Caller for ModuleCaller {
     fn open(&self, request: Request) -> BoxFuture<'_, Result<Conversation, Fault>> {
-        Box::pin(std::future::ready(conversation::open(&self.client, &self.module, request)))
+        Box::pin(std::future::ready(conversation::open(
+            &self.client,
+            &self.module,
+            request,
+        )))
     }
 }
 

@@ -2,14 +2,19 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
+
+use crate::chain;
+use crate::io::Watcher;
+use crate::tls::{TlsProblem, explain};
 
 /// Sends requests over one connection.
 #[derive(Clone, Debug)]
@@ -38,36 +43,51 @@ impl tower::Service<http::Request<Body>> for Http2 {
 }
 
 /// How a connection ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ConnectionEnd {
     ended: CancellationToken,
-    error: Arc<Mutex<Option<Arc<dyn Error + Send + Sync>>>>,
+    /// What TLS said at the end, such as that the server rejects the certificate. HTTP/2 passes
+    /// only its text on.
+    problem: Arc<OnceLock<TlsProblem>>,
+    error: Arc<OnceLock<String>>,
+}
+
+/// Why a connection ended, as far as anyone said.
+#[derive(Debug)]
+pub(super) enum Reason {
+    Tls(TlsProblem),
+    Other(String),
+}
+
+impl Watcher for ConnectionEnd {
+    fn read(&self, result: Result<usize, &io::Error>) {
+        if let Err(error) = result
+            && let Some(problem) = explain(error)
+        {
+            self.problem.set(problem).ok(); // the first one is the cause
+        }
+    }
 }
 
 impl ConnectionEnd {
     /// Drives a connection in a task of its own and notes how it ends.
-    pub(super) fn watch<E>(connection: impl Future<Output = Result<(), E>> + Send + 'static) -> Self
+    pub(super) fn watch<E>(&self, connection: impl Future<Output = Result<(), E>> + Send + 'static)
     where
         E: Error + Send + Sync + 'static,
     {
-        let end = Self {
-            ended: CancellationToken::new(),
-            error: Arc::default(),
-        };
-        let watched = end.clone();
+        let end = self.clone();
         tokio::spawn(async move {
-            let _ended = watched.ended.drop_guard();
+            let _ended = end.ended.drop_guard();
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-                *watched.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(error));
+                end.error.set(chain(&error)).ok(); // only this task sets it
             }
         });
-        end
     }
 
-    /// Waits for the end; the error, if it was not an orderly one.
-    pub(super) async fn wait(&self) -> Option<Arc<dyn Error + Send + Sync>> {
+    /// Waits for the end; the reason, if it was not an orderly one.
+    pub(super) async fn wait(&self) -> Option<Reason> {
         self.ended.cancelled().await;
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let problem = self.problem.get().cloned().map(Reason::Tls);
+        problem.or_else(|| self.error.get().cloned().map(Reason::Other))
     }
 }

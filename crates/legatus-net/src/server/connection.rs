@@ -10,9 +10,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use legatus_core::Peer;
-use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
@@ -20,8 +18,8 @@ use tower::ServiceExt as _;
 use super::{State, plain};
 use crate::chain;
 use crate::http2 as wire;
-use crate::io::Counted;
-use crate::tls::peer_from_certificates;
+use crate::io::{Watched, Watcher};
+use crate::tls;
 
 /// What the calls of one connection share.
 #[derive(Debug)]
@@ -33,12 +31,19 @@ pub(super) struct Connection {
     opened: Instant,
 }
 
+/// Counts the bytes that were read.
+struct Count(Arc<AtomicU64>);
+
+impl Watcher for Count {
+    fn read(&self, result: Result<usize, &io::Error>) {
+        self.0
+            .fetch_add(result.unwrap_or(0) as u64, Ordering::Relaxed);
+    }
+}
+
 /// The preface of HTTP/2 and the header of a first SETTINGS frame (RFC 9113, 3.4): what every
 /// client sends at once.
 const PREFACE_BYTES: u64 = 24 + 9;
-
-/// A peer whose handshake failed gets so long to read why, before the connection is reset.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Connection {
     fn new(peer: Peer, address: SocketAddr) -> Self {
@@ -67,7 +72,12 @@ impl Connection {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(stream: TcpStream, address: SocketAddr, state: Arc<State>, routes: Routes) {
+pub(super) async fn serve(
+    stream: TcpStream,
+    address: SocketAddr,
+    state: Arc<State>,
+    routes: Routes,
+) {
     let address = plain(address);
     if let Err(error) = try_serve(stream, address, &state, routes).await {
         tracing::info!(%address, %error, "connection refused");
@@ -80,58 +90,56 @@ async fn try_serve(
     state: &Arc<State>,
     routes: Routes,
 ) -> Result<(), String> {
-    let handshaking = state.usages.handshakes.take("").map_err(|limit| limit.to_string())?;
-    let stream = tokio::select! {
+    let handshaking = state
+        .usages
+        .handshakes
+        .take("")
+        .map_err(|limit| limit.to_string())?;
+    let (stream, peer) = tokio::select! {
         done = tokio::time::timeout(state.limits.handshake, handshake(stream, state)) => {
             done.map_err(|_| format!("no TLS handshake within {:?}", state.limits.handshake))??
         }
         () = state.draining.cancelled() => return Ok(()),
     };
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let peer = peer_from_certificates(certificates).map_err(|error| chain(&error))?;
     drop(handshaking);
     let usages = &state.usages;
-    let _one = usages.connections.take("").map_err(|limit| limit.to_string())?;
+    let _one = usages
+        .connections
+        .take("")
+        .map_err(|limit| limit.to_string())?;
     let by_identity = usages.connections_by_identity.take(peer.identity());
     let _of_identity = by_identity.map_err(|limit| format!("{peer}: {limit}"))?;
 
     state.connections.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(%address, identity = %peer, "connected");
-    let ended = speak(stream, Connection::new(peer.clone(), address), state, routes).await;
+    let ended = speak(
+        stream,
+        Connection::new(peer.clone(), address),
+        state,
+        routes,
+    )
+    .await;
     state.connections.fetch_sub(1, Ordering::Relaxed);
     match ended {
         Ok(()) => tracing::debug!(%address, identity = %peer, "disconnected"),
-        Err(error) => tracing::debug!(%address, identity = %peer, error = %chain(&*error), "disconnected"),
+        Err(error) => {
+            tracing::debug!(%address, identity = %peer, error = %chain(&*error), "disconnected")
+        }
     }
     Ok(())
 }
 
 /// TLS, both sides' certificates verified.
-async fn handshake(stream: TcpStream, state: &State) -> Result<TlsStream<TcpStream>, String> {
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let acceptor = TlsAcceptor::from(state.tls.config());
-    match acceptor.accept(stream).into_fallible().await {
-        Ok(stream) => Ok(stream),
-        Err((error, stream)) => {
-            farewell(stream).await;
-            Err(chain(&error))
-        }
-    }
-}
-
-/// Closes a connection so that the peer can read the alert that was sent last: closing with unread
-/// bytes would reset the connection and lose it.
-async fn farewell(mut stream: TcpStream) {
-    let drain = async {
-        tokio::io::AsyncWriteExt::shutdown(&mut stream).await?;
-        let mut scrap = [0; 4096];
-        let mut left = 16_usize;
-        while left > 0 && stream.read(&mut scrap).await? > 0 {
-            left -= 1;
-        }
-        Ok::<_, io::Error>(())
-    };
-    tokio::time::timeout(FAREWELL, drain).await.ok();
+async fn handshake(
+    stream: TcpStream,
+    state: &State,
+) -> Result<(TlsStream<TcpStream>, Peer), String> {
+    let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
+    let local = plain(prepared.map_err(|error| error.to_string())?);
+    let config = state.tls.config_for(local.ip());
+    tls::accept(config, stream)
+        .await
+        .map_err(|error| chain(&error))
 }
 
 /// HTTP/2, until the peer leaves, the connection is idle for too long, or the server drains.
@@ -141,7 +149,8 @@ async fn speak(
     state: &Arc<State>,
     routes: Routes,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let (stream, read) = Counted::new(stream);
+    let read = Arc::new(AtomicU64::new(0));
+    let stream = Watched::new(stream, Count(Arc::clone(&read)));
     let connection = Arc::new(connection);
     let shared = Arc::clone(&connection);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
@@ -149,7 +158,9 @@ async fn speak(
         routes.clone().oneshot(request)
     });
     // Controls must find room beside the calls.
-    let streams = u32::try_from(state.limits.calls_per_connection).unwrap_or(u32::MAX).saturating_add(32);
+    let streams = u32::try_from(state.limits.calls_per_connection)
+        .unwrap_or(u32::MAX)
+        .saturating_add(32);
     let serving = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(wire::STREAM_WINDOW)

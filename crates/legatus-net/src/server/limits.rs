@@ -123,7 +123,11 @@ impl Usage {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        let mut counts = self.usage.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .usage
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {

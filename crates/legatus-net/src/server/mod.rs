@@ -31,7 +31,10 @@ use crate::tls::ServerTls;
 pub type Restart = Arc<dyn Fn() -> BoxFuture<'static, Result<u32, Fault>> + Send + Sync>;
 
 /// What a server is made of.
-#[expect(missing_debug_implementations, reason = "holds closures; nobody prints it")]
+#[expect(
+    missing_debug_implementations,
+    reason = "holds closures; nobody prints it"
+)]
 pub struct ServerOptions {
     /// The modules that can be called.
     pub registry: Registry,
@@ -48,14 +51,20 @@ pub struct ServerOptions {
 }
 
 /// A server. It runs until it has drained.
-#[expect(missing_debug_implementations, reason = "holds closures; nobody prints it")]
+#[expect(
+    missing_debug_implementations,
+    reason = "holds closures; nobody prints it"
+)]
 pub struct Server {
     state: Arc<State>,
 }
 
 /// Steers a running server.
 #[derive(Clone)]
-#[expect(missing_debug_implementations, reason = "holds closures; nobody prints it")]
+#[expect(
+    missing_debug_implementations,
+    reason = "holds closures; nobody prints it"
+)]
 pub struct ServerHandle {
     state: Arc<State>,
 }
@@ -126,10 +135,18 @@ impl Server {
             }
         };
         tokio::pin!(drained);
-        if tokio::time::timeout(state.limits.drain, &mut drained).await.is_err() {
-            tracing::warn!("calls still run after draining for {:?}; cancelling them", state.limits.drain);
+        if tokio::time::timeout(state.limits.drain, &mut drained)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "calls still run after draining for {:?}; cancelling them",
+                state.limits.drain
+            );
             state.stopping.cancel();
-            tokio::time::timeout(pipeline::GRACE + Duration::from_secs(1), &mut drained).await.ok();
+            tokio::time::timeout(pipeline::GRACE + Duration::from_secs(1), &mut drained)
+                .await
+                .ok();
         }
     }
 }
@@ -170,7 +187,12 @@ async fn accept(listener: TcpListener, state: Arc<State>, routes: Routes) -> Joi
         };
         match accepted {
             Ok((stream, address)) => {
-                connections.spawn(connection::serve(stream, address, Arc::clone(&state), routes.clone()));
+                connections.spawn(connection::serve(
+                    stream,
+                    address,
+                    Arc::clone(&state),
+                    routes.clone(),
+                ));
             }
             Err(error) => {
                 // Out of descriptors or memory: a moment later some may be free again.
@@ -188,7 +210,10 @@ fn plain(address: SocketAddr) -> SocketAddr {
 
 impl ServerControl for State {
     fn facts(&self) -> ServerFacts {
-        let commanders = self.registry.modules().filter(|module| module.commander().is_some());
+        let commanders = self
+            .registry
+            .modules()
+            .filter(|module| module.commander().is_some());
         ServerFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             modules: commanders

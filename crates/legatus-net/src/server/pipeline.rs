@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use legatus_core::{
-    Call, CallId, Channel, Commander, ControlReceiver, Effects, Fault, Inspection, Module, Outcome, Peer,
-    Permit, Request, limits,
+    Call, CallId, Channel, Commander, ControlReceiver, Effects, Fault, Inspection, Module, Outcome,
+    Peer, Permit, Request, limits,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -102,7 +102,9 @@ impl State {
     ) -> Result<(Arc<dyn Module>, Inspection), Outcome> {
         if self.draining.is_cancelled() {
             let fault = Fault::new("the server is shutting down and takes no more calls");
-            return Err(Outcome::Unavailable(fault.with_hint("try again in a moment")));
+            return Err(Outcome::Unavailable(
+                fault.with_hint("try again in a moment"),
+            ));
         }
         let module = self
             .registry
@@ -117,7 +119,10 @@ impl State {
             return Err(Outcome::Unavailable(fault));
         }
         let Some(commander) = module.commander() else {
-            let fault = Fault::new(format!("the module `{}` has no server half here", spec.name));
+            let fault = Fault::new(format!(
+                "the module `{}` has no server half here",
+                spec.name
+            ));
             return Err(Outcome::Unavailable(fault));
         };
         if request.size() > limits::REQUEST_BYTES {
@@ -144,7 +149,10 @@ impl State {
         let cancellation = arrived.cancellation.clone();
         let (id, peer) = (arrived.id.clone(), arrived.peer.clone());
         let mut call = Call::new(id, peer, permit, input.request, input.controls);
-        call.deadline = call.request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        call.deadline = call
+            .request
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
         call.cancellation = cancellation.clone();
         call.grant_server(Arc::clone(self) as Arc<dyn legatus_core::ServerControl>);
 

@@ -87,8 +87,14 @@ mod tests {
         let id = CallId::try_from("1".to_owned()).unwrap();
         let (sender, mut receiver) = Control::queue();
         let cancellation = CancellationToken::new();
-        let place = running.add(&ann, &id, sender.clone(), cancellation.clone()).unwrap();
-        assert!(running.add(&ann, &id, sender.clone(), cancellation.clone()).is_none());
+        let place = running
+            .add(&ann, &id, sender.clone(), cancellation.clone())
+            .unwrap();
+        assert!(
+            running
+                .add(&ann, &id, sender.clone(), cancellation.clone())
+                .is_none()
+        );
         assert!(!running.control(&eve, id.clone(), Control::Cancel));
         assert!(!cancellation.is_cancelled());
         assert!(running.control(&ann, id.clone(), Control::Signal(2)));

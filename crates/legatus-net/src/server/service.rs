@@ -58,18 +58,28 @@ type Replies = Pin<Box<dyn Stream<Item = Result<CallReply, Status>> + Send>>;
 impl Legatus for Service {
     type CallStream = Replies;
 
-    async fn call(&self, request: GrpcRequest<Streaming<CallRequest>>) -> Result<Response<Replies>, Status> {
+    async fn call(
+        &self,
+        request: GrpcRequest<Streaming<CallRequest>>,
+    ) -> Result<Response<Replies>, Status> {
         let connection = connection(&request)?;
         let mut messages = request.into_inner();
         let first = tokio::time::timeout(self.state.limits.handshake, messages.message());
-        let first = first.await.map_err(|_| Status::deadline_exceeded("no Open came"))??;
+        let first = first
+            .await
+            .map_err(|_| Status::deadline_exceeded("no Open came"))??;
         let Some(call_request::Part::Open(open)) = first.and_then(|first| first.part) else {
-            return Err(Status::invalid_argument("the first message of a call must be Open"));
+            return Err(Status::invalid_argument(
+                "the first message of a call must be Open",
+            ));
         };
         Ok(Response::new(self.start(connection, open, messages)?))
     }
 
-    async fn control(&self, request: GrpcRequest<ControlRequest>) -> Result<Response<ControlReply>, Status> {
+    async fn control(
+        &self,
+        request: GrpcRequest<ControlRequest>,
+    ) -> Result<Response<ControlReply>, Status> {
         let connection = connection(&request)?;
         let request = request.into_inner();
         let id = call_id(request.call_id)?;
@@ -79,13 +89,19 @@ impl Legatus for Service {
         Ok(Response::new(ControlReply { delivered }))
     }
 
-    async fn describe(&self, request: GrpcRequest<DescribeRequest>) -> Result<Response<DescribeReply>, Status> {
+    async fn describe(
+        &self,
+        request: GrpcRequest<DescribeRequest>,
+    ) -> Result<Response<DescribeReply>, Status> {
         let connection = connection(&request)?;
         let limits = &self.state.limits;
         let bounded = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let modules = self.state.registry.modules();
         Ok(Response::new(DescribeReply {
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             identity: connection.peer.identity().to_owned(),
             protocol: 1,
@@ -117,7 +133,10 @@ impl Service {
         let replies = Replying::new(receiver, pending, Arc::clone(&traffic), cancel);
         let (controls, controlled) = Control::queue();
         // From here on the caller can control the call.
-        let running = self.state.running.add(&connection.peer, &id, controls, cancellation.clone());
+        let running = self
+            .state
+            .running
+            .add(&connection.peer, &id, controls, cancellation.clone());
         let Some(running) = running else {
             let fault = Fault::new(format!("a call with the id `{id}` is running already"));
             decide.send(Outcome::Failed(fault)).ok();
@@ -174,8 +193,12 @@ async fn receive(
     let mut sender = Some(sender);
     loop {
         match messages.message().await {
-            Ok(Some(CallRequest { part: Some(call_request::Part::Message(message)) })) => {
-                traffic.received.fetch_add(message.len() as u64, Ordering::Relaxed);
+            Ok(Some(CallRequest {
+                part: Some(call_request::Part::Message(message)),
+            })) => {
+                traffic
+                    .received
+                    .fetch_add(message.len() as u64, Ordering::Relaxed);
                 if let Some(open) = &sender
                     && open.send(message).await.is_err()
                 {
@@ -221,10 +244,13 @@ impl Replying {
             traffic,
             _cancel: cancel,
         };
-        Box::pin(futures_util::stream::unfold(replying, |mut replying| async move {
-            let part = replying.next().await?;
-            Some((Ok(CallReply { part: Some(part) }), replying))
-        }))
+        Box::pin(futures_util::stream::unfold(
+            replying,
+            |mut replying| async move {
+                let part = replying.next().await?;
+                Some((Ok(CallReply { part: Some(part) }), replying))
+            },
+        ))
     }
 
     async fn next(&mut self) -> Option<call_reply::Part> {
@@ -263,12 +289,17 @@ struct CallInUse {
 
 impl CallInUse {
     fn take(state: &State, connection: &Arc<Connection>) -> Result<Self, Fault> {
-        let by_identity = state.usages.calls_by_identity.take(connection.peer.identity());
+        let by_identity = state
+            .usages
+            .calls_by_identity
+            .take(connection.peer.identity());
         let of_identity = by_identity.map_err(|limit| Fault::new(limit.to_string()))?;
         let limit = state.limits.calls_per_connection;
         if connection.calls.fetch_add(1, Ordering::Relaxed) >= limit {
             connection.calls.fetch_sub(1, Ordering::Relaxed);
-            return Err(Fault::new(format!("the limit of {limit} calls of one connection is reached")));
+            return Err(Fault::new(format!(
+                "the limit of {limit} calls of one connection is reached"
+            )));
         }
         connection.touch();
         Ok(Self {
@@ -287,7 +318,9 @@ impl Drop for CallInUse {
 
 fn connection<T>(request: &GrpcRequest<T>) -> Result<Arc<Connection>, Status> {
     let connection = request.extensions().get::<Arc<Connection>>();
-    connection.cloned().ok_or_else(|| Status::internal("a request without a connection"))
+    connection
+        .cloned()
+        .ok_or_else(|| Status::internal("a request without a connection"))
 }
 
 fn call_id(text: String) -> Result<CallId, Status> {

@@ -1,0 +1,119 @@
+//! Listening sockets: bound here, handed over by systemd, or by the process before this one.
+//!
+//! A restart passes them on as systemd does (`LISTEN_FDS`, sd_listen_fds(3)), so that there is one
+//! way for a server to inherit sockets, and no connection is refused in between.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use command_fds::{CommandFdExt as _, FdMapping};
+use legatus_core::Fault;
+use legatus_net::Restart;
+use listenfd::ListenFd;
+
+/// Names the descriptor at which a process that was started by a restart says that it is ready.
+const READY: &str = "LEGATUS_READY_FD";
+
+/// What a restart needs.
+pub(super) struct Handover {
+    executable: PathBuf,
+    listeners: Vec<OwnedFd>,
+}
+
+/// The sockets to listen on: inherited ones if there are any, else bound to these addresses.
+pub(super) fn listeners(addresses: &[String]) -> Result<Vec<TcpListener>> {
+    let mut inherited = ListenFd::from_env();
+    if inherited.len() > 0 {
+        let taken = (0..inherited.len()).filter_map(|index| inherited.take_tcp_listener(index).transpose());
+        return taken
+            .map(|listener| listener.context("an inherited descriptor is no listening TCP socket"))
+            .collect();
+    }
+    addresses
+        .iter()
+        .map(|address| {
+            TcpListener::bind(address).with_context(|| format!("cannot listen on `{address}`"))
+        })
+        .collect()
+}
+
+/// Tells systemd, and the process that started this one, that connections are taken from now on.
+pub(super) fn tell_ready() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "cannot tell systemd that the server is ready");
+    }
+    let Some(descriptor) = std::env::var_os(READY) else {
+        return;
+    };
+    let path = PathBuf::from("/proc/self/fd").join(descriptor);
+    let told = std::fs::OpenOptions::new().write(true).open(path).and_then(|mut pipe| pipe.write_all(b"ready"));
+    if let Err(error) = told {
+        tracing::warn!(%error, "cannot tell the old server that this one is ready");
+    }
+}
+
+impl Handover {
+    /// Remembers the executable's path now: a new version may lie there later.
+    pub(super) fn new(listeners: &[TcpListener]) -> Result<Self> {
+        let listeners = listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned());
+        Ok(Self {
+            executable: std::env::current_exe().context("cannot find the own executable")?,
+            listeners: listeners.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Starts a process that takes over the sockets, and waits until it is ready.
+    pub(super) fn restart(self) -> Restart {
+        let handover = Arc::new(self);
+        Arc::new(move || {
+            let handover = Arc::clone(&handover);
+            Box::pin(async move {
+                let started = tokio::task::spawn_blocking(move || handover.start()).await;
+                let started = started.map_err(|error| Fault::new(error.to_string()))?;
+                started.map_err(|error| {
+                    tracing::error!(error = format!("{error:#}"), "cannot restart");
+                    Fault::new("the new server process did not come up; the old one goes on")
+                        .with_hint("the server's log tells why")
+                })
+            })
+        })
+    }
+
+    fn start(&self) -> Result<u32> {
+        let (mut ready, told) = std::io::pipe()?;
+        let count = self.listeners.len();
+        let first = 3_i32; // SD_LISTEN_FDS_START
+        let mut mappings = Vec::with_capacity(count + 1);
+        for (descriptor, child_fd) in self.listeners.iter().zip(first..) {
+            mappings.push(FdMapping { parent_fd: descriptor.try_clone()?, child_fd });
+        }
+        let ready_fd = first + i32::try_from(count)?;
+        mappings.push(FdMapping { parent_fd: told.into(), child_fd: ready_fd });
+        let mut command = Command::new(&self.executable);
+        command
+            .args(std::env::args_os().skip(1))
+            .stdin(Stdio::null())
+            .env("LISTEN_FDS", count.to_string())
+            .env_remove("LISTEN_PID")
+            .env_remove("LISTEN_FDNAMES")
+            .env(READY, ready_fd.to_string())
+            .fd_mappings(mappings)?;
+        let mut child = command.spawn().with_context(|| format!("cannot start `{}`", self.executable.display()))?;
+        drop(command); // holds our end of the pipe
+        let mut answer = [0; 5];
+        if let Err(error) = ready.read_exact(&mut answer) {
+            let status = child.wait()?;
+            return Err(error).with_context(|| format!("the new process left with {status}"));
+        }
+        let main_pid = sd_notify::NotifyState::MainPid(child.id());
+        if let Err(error) = sd_notify::notify(&[main_pid]) {
+            tracing::warn!(%error, "cannot tell systemd of the new process");
+        }
+        Ok(child.id())
+    }
+}

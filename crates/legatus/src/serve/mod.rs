@@ -1,0 +1,107 @@
+//! `legatus serve`: a server from its flags and its configuration to its end.
+
+mod embedded;
+mod handover;
+mod lifecycle;
+mod options;
+
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use legatus_core::{Policy, Registry};
+use legatus_host::{Launcher, User};
+use legatus_net::tls::ServerTls;
+use legatus_net::{Audit, Server, ServerOptions, parse_policy};
+
+pub(crate) use self::embedded::Embedded;
+pub(crate) use self::options::ServeArguments;
+use self::options::Settings;
+
+/// Runs a server until it has drained.
+pub(crate) fn run(arguments: ServeArguments, registry: &Registry) -> Result<ExitCode> {
+    let settings = Settings::gather(arguments)?;
+    crate::logging::init(settings.log_level.as_deref().unwrap_or("info"), settings.log_format);
+    let run_as = run_as(&settings)?;
+    raise_descriptor_limit();
+    let tls = Arc::new(ServerTls::load(&settings.pairs, &settings.ca)?);
+    let policy = load_policy(&settings)?;
+    let audit = Audit::open(&settings.state_dir).context("no audit, no calls")?;
+    let registry = legatus_host::isolate_all(registry, Launcher::new(run_as)?)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let _inside = runtime.enter();
+    let listeners = handover::listeners(&settings.listen)?;
+    let handover = handover::Handover::new(&listeners)?;
+    let server = Server::new(ServerOptions {
+        registry,
+        policy,
+        audit,
+        tls: Arc::clone(&tls),
+        limits: settings.limits,
+        restart: Some(handover.restart()),
+    });
+    announce(&listeners)?;
+    handover::tell_ready();
+    runtime.block_on(lifecycle::run(server, listeners, tls, &settings))?;
+    // Blocking work that hangs must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The user whose rights calls get: root gives its own away only when told to.
+fn run_as(settings: &Settings) -> Result<Option<User>> {
+    let root = rustix::process::geteuid().is_root();
+    match &settings.run_as {
+        Some(name) if root => Ok(Some(User::by_name(name)?)),
+        Some(name) => {
+            let user = User::by_name(name)?;
+            if user.uid != rustix::process::geteuid().as_raw() {
+                bail!(crate::Hinted::new(
+                    format!("cannot run calls as `{name}`: only root can change users"),
+                    "start the server as root, or leave out --run-as",
+                ));
+            }
+            Ok(None)
+        }
+        None if root => bail!(crate::Hinted::new(
+            "refusing to run every call as root",
+            "name the user with --run-as USER; to really run calls as root, say --run-as root",
+        )),
+        None => Ok(None),
+    }
+}
+
+/// The policy in force; without a file everyone may call everything, which is said aloud.
+fn load_policy(settings: &Settings) -> Result<Policy> {
+    let Some(path) = &settings.policy else {
+        tracing::warn!(
+            ca = %settings.ca.display(),
+            "no --policy: every client with a certificate of this CA may call everything"
+        );
+        return Ok(Policy::allow_all("no policy"));
+    };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the policy `{}`", path.display()))?;
+    parse_policy(&text).with_context(|| format!("the policy `{}` is not valid", path.display()))
+}
+
+/// Says on standard output where the server listens: the first lines, for scripts.
+#[expect(clippy::print_stdout, reason = "documented output")]
+fn announce(listeners: &[TcpListener]) -> Result<()> {
+    for listener in listeners {
+        println!("listening on {}", listener.local_addr()?);
+    }
+    Ok(())
+}
+
+/// As many descriptors as the system lets us have: each connection needs one, each command about
+/// five.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

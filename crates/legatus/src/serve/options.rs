@@ -1,0 +1,225 @@
+//! What a server is told: flags beat the environment beats `/etc/legatus/server.toml`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use legatus_core::DEFAULT_PORT;
+use legatus_net::ServerLimits;
+use legatus_net::tls::CertificatePair;
+use serde::Deserialize;
+
+use crate::Hinted;
+use crate::logging::Format;
+
+/// Where a server's configuration is, unless told otherwise.
+const DEFAULT_FILE: &str = "/etc/legatus/server.toml";
+
+/// Flags of `legatus serve`.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArguments {
+    /// Address and port to listen on; may be given more than once [default: 0.0.0.0:49022]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<String>,
+    /// The server's certificate chain (PEM); several are chosen by SNI
+    #[arg(long, value_name = "FILE", env = "LEGATUS_SERVER_CERT")]
+    cert: Vec<PathBuf>,
+    /// The key of each --cert, in the same order (PEM)
+    #[arg(long, value_name = "FILE", env = "LEGATUS_SERVER_KEY")]
+    key: Vec<PathBuf>,
+    /// The CA that client certificates must come from (PEM)
+    #[arg(long, value_name = "FILE", env = "LEGATUS_SERVER_CA")]
+    ca: Option<PathBuf>,
+    /// Who may call what (TOML); without it every client certificate of the CA may call everything
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// The user whose rights calls get; needed when started by root
+    #[arg(long, value_name = "USER")]
+    run_as: Option<String>,
+    /// Where the audit is kept [default: /var/lib/legatus, or below the home folder]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The server's configuration [default: /etc/legatus/server.toml if it exists]
+    #[arg(long, value_name = "FILE", env = "LEGATUS_SERVER_CONFIG")]
+    config: Option<PathBuf>,
+    /// How much is logged: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How it is logged
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    log_format: Option<Format>,
+    #[command(flatten)]
+    limits: LimitArguments,
+}
+
+/// Flags of a server's limits; the configuration has the same names below `[limits]`.
+#[derive(Args, Clone, Copy, Debug, Default, Deserialize)]
+#[command(next_help_heading = "Limits")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct LimitArguments {
+    /// Connections whose client has not shown its certificate yet
+    #[arg(long, value_name = "N")]
+    max_handshakes: Option<usize>,
+    /// Connections of all identities together
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+    /// Connections of one identity
+    #[arg(long, value_name = "N")]
+    max_connections_per_identity: Option<usize>,
+    /// Calls at the same time on one connection
+    #[arg(long, value_name = "N")]
+    max_calls_per_connection: Option<usize>,
+    /// Calls at the same time of one identity
+    #[arg(long, value_name = "N")]
+    max_calls_per_identity: Option<usize>,
+    /// Seconds for TLS and the beginning of HTTP/2
+    #[arg(long, value_name = "SECONDS")]
+    handshake_timeout: Option<u64>,
+    /// Seconds after which a connection without calls is closed
+    #[arg(long, value_name = "SECONDS")]
+    idle_timeout: Option<u64>,
+    /// Seconds that running calls get when the server drains
+    #[arg(long, value_name = "SECONDS")]
+    drain_timeout: Option<u64>,
+}
+
+/// The configuration's file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    listen: Vec<String>,
+    identity: Vec<FilePair>,
+    ca: Option<PathBuf>,
+    policy: Option<PathBuf>,
+    run_as: Option<String>,
+    state_dir: Option<PathBuf>,
+    log_level: Option<String>,
+    log_format: Option<Format>,
+    limits: LimitArguments,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePair {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+/// What a server was told, complete.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) listen: Vec<String>,
+    pub(super) pairs: Vec<CertificatePair>,
+    pub(super) ca: PathBuf,
+    pub(super) policy: Option<PathBuf>,
+    pub(super) run_as: Option<String>,
+    pub(super) state_dir: PathBuf,
+    pub(super) log_level: Option<String>,
+    pub(super) log_format: Format,
+    pub(super) limits: ServerLimits,
+}
+
+impl Settings {
+    /// Puts flags and file together.
+    pub(super) fn gather(flags: ServeArguments) -> Result<Self> {
+        let file = read_file(flags.config.as_deref())?;
+        let pairs = if flags.cert.is_empty() && flags.key.is_empty() {
+            let pair = |pair: FilePair| CertificatePair { certificates: pair.cert, key: pair.key };
+            file.identity.into_iter().map(pair).collect()
+        } else {
+            pairs(flags.cert, flags.key)?
+        };
+        if pairs.is_empty() {
+            bail!(Hinted::new(
+                "a server needs a certificate: --cert FILE --key FILE",
+                "`legatus pki quickstart --dir pki --server NAME --client YOU` makes a CA and both certificates",
+            ));
+        }
+        let Some(ca) = flags.ca.or(file.ca) else {
+            bail!(Hinted::new(
+                "a server needs the CA of its clients: --ca FILE",
+                "it is the `ca.crt` that `legatus pki init` made",
+            ));
+        };
+        let listen = [flags.listen, file.listen].into_iter().find(|addresses| !addresses.is_empty());
+        Ok(Self {
+            listen: listen.unwrap_or_else(|| vec![format!("0.0.0.0:{DEFAULT_PORT}")]),
+            pairs,
+            ca,
+            policy: flags.policy.or(file.policy),
+            run_as: flags.run_as.or(file.run_as),
+            state_dir: flags.state_dir.or(file.state_dir).map_or_else(default_state, Ok)?,
+            log_level: flags.log_level.or(file.log_level),
+            log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
+            limits: flags.limits.or(file.limits).over(ServerLimits::default()),
+        })
+    }
+}
+
+impl LimitArguments {
+    /// These, and where they say nothing, those.
+    fn or(self, other: Self) -> Self {
+        Self {
+            max_handshakes: self.max_handshakes.or(other.max_handshakes),
+            max_connections: self.max_connections.or(other.max_connections),
+            max_connections_per_identity: self
+                .max_connections_per_identity
+                .or(other.max_connections_per_identity),
+            max_calls_per_connection: self.max_calls_per_connection.or(other.max_calls_per_connection),
+            max_calls_per_identity: self.max_calls_per_identity.or(other.max_calls_per_identity),
+            handshake_timeout: self.handshake_timeout.or(other.handshake_timeout),
+            idle_timeout: self.idle_timeout.or(other.idle_timeout),
+            drain_timeout: self.drain_timeout.or(other.drain_timeout),
+        }
+    }
+
+    fn over(self, base: ServerLimits) -> ServerLimits {
+        let seconds = |given: Option<u64>, base| given.map_or(base, Duration::from_secs);
+        ServerLimits {
+            handshakes: self.max_handshakes.unwrap_or(base.handshakes),
+            connections: self.max_connections.unwrap_or(base.connections),
+            connections_per_identity: self
+                .max_connections_per_identity
+                .unwrap_or(base.connections_per_identity),
+            calls_per_connection: self.max_calls_per_connection.unwrap_or(base.calls_per_connection),
+            calls_per_identity: self.max_calls_per_identity.unwrap_or(base.calls_per_identity),
+            handshake: seconds(self.handshake_timeout, base.handshake),
+            idle: seconds(self.idle_timeout, base.idle),
+            drain: seconds(self.drain_timeout, base.drain),
+        }
+    }
+}
+
+/// The configuration; a missing default file is an empty one.
+fn read_file(given: Option<&Path>) -> Result<File> {
+    let path = given.unwrap_or(Path::new(DEFAULT_FILE));
+    match std::fs::read_to_string(path) {
+        Ok(text) => crate::config::parse(&text, path),
+        Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(File::default())
+        }
+        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot read `{}`", path.display()))),
+    }
+}
+
+fn pairs(certificates: Vec<PathBuf>, keys: Vec<PathBuf>) -> Result<Vec<CertificatePair>> {
+    if certificates.len() != keys.len() {
+        bail!("{} --cert and {} --key do not make pairs", certificates.len(), keys.len());
+    }
+    let pairs = certificates.into_iter().zip(keys);
+    Ok(pairs.map(|(certificates, key)| CertificatePair { certificates, key }).collect())
+}
+
+/// `/var/lib/legatus` for root, else below `$XDG_STATE_HOME` (XDG Base Directory Specification).
+fn default_state() -> Result<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/legatus"));
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
+    match state.filter(|path| path.is_absolute()).or_else(home) {
+        Some(folder) => Ok(folder.join("legatus")),
+        None => bail!("no HOME, so that there is no default for --state-dir"),
+    }
+}
