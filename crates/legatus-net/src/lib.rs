@@ -20,9 +20,6 @@ mod service {
         unreachable_pub,
         clippy::allow_attributes,
         clippy::allow_attributes_without_reason,
-        clippy::wildcard_imports,
-        clippy::use_self,
-        clippy::semicolon_if_nothing_returned,
         reason = "generated"
     )]
     tonic::include_proto!("legatus.v1");

@@ -123,7 +123,7 @@ async fn try_serve(
     match ended {
         Ok(()) => tracing::debug!(%address, identity = %peer, "disconnected"),
         Err(error) => {
-            tracing::debug!(%address, identity = %peer, error = %chain(&*error), "disconnected")
+            tracing::debug!(%address, identity = %peer, error = %chain(&*error), "disconnected");
         }
     }
     Ok(())

@@ -130,7 +130,7 @@ impl Service {
         let (sender, receiver) = ours.split();
         let (decide, pending) = oneshot::channel();
         let cancel = cancellation.clone().drop_guard();
-        let replies = Replying::new(receiver, pending, Arc::clone(&traffic), cancel);
+        let replies = Replying::stream(receiver, pending, Arc::clone(&traffic), cancel);
         let (controls, controlled) = Control::queue();
         // From here on the caller can control the call.
         let running = self
@@ -229,7 +229,7 @@ struct Replying {
 }
 
 impl Replying {
-    fn new(
+    fn stream(
         receiver: ChannelReceiver,
         pending: oneshot::Receiver<Outcome>,
         traffic: Arc<Traffic>,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::{CipherSuite, crypto::CryptoProvider};
+use rustls::crypto::CryptoProvider;
 
 /// HTTP/2, the only protocol spoken (RFC 9113 section 3.2).
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use legatus_core::{Policy, Registry};
 use legatus_host::{Launcher, User};
-use legatus_net::tls::ServerTls;
+use legatus_net::tls::{PemSource, ServerTls};
 use legatus_net::{Audit, Server, ServerOptions, parse_policy};
 
 pub(crate) use self::embedded::Embedded;
@@ -25,7 +25,10 @@ pub(crate) fn run(arguments: ServeArguments, registry: &Registry) -> Result<Exit
     crate::logging::init(settings.log_level.as_deref().unwrap_or("info"), settings.log_format);
     let run_as = run_as(&settings)?;
     raise_descriptor_limit();
-    let tls = Arc::new(ServerTls::load(&settings.pairs, &settings.ca)?);
+    let tls = Arc::new(ServerTls::new(
+        settings.pairs.clone(),
+        PemSource::File(settings.ca.clone()),
+    )?);
     let policy = load_policy(&settings)?;
     let audit = Audit::open(&settings.state_dir).context("no audit, no calls")?;
     let registry = legatus_host::isolate_all(registry, Launcher::new(run_as)?)?;

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use legatus_core::DEFAULT_PORT;
 use legatus_net::ServerLimits;
-use legatus_net::tls::CertificatePair;
+use legatus_net::tls::PairSource;
 use serde::Deserialize;
 
 use crate::Hinted;
@@ -110,7 +110,7 @@ struct FilePair {
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) listen: Vec<String>,
-    pub(super) pairs: Vec<CertificatePair>,
+    pub(super) pairs: Vec<PairSource>,
     pub(super) ca: PathBuf,
     pub(super) policy: Option<PathBuf>,
     pub(super) run_as: Option<String>,
@@ -125,7 +125,7 @@ impl Settings {
     pub(super) fn gather(flags: ServeArguments) -> Result<Self> {
         let file = read_file(flags.config.as_deref())?;
         let pairs = if flags.cert.is_empty() && flags.key.is_empty() {
-            let pair = |pair: FilePair| CertificatePair { certificates: pair.cert, key: pair.key };
+            let pair = |pair: FilePair| PairSource::files(pair.cert, pair.key);
             file.identity.into_iter().map(pair).collect()
         } else {
             pairs(flags.cert, flags.key)?
@@ -203,12 +203,12 @@ fn read_file(given: Option<&Path>) -> Result<File> {
     }
 }
 
-fn pairs(certificates: Vec<PathBuf>, keys: Vec<PathBuf>) -> Result<Vec<CertificatePair>> {
+fn pairs(certificates: Vec<PathBuf>, keys: Vec<PathBuf>) -> Result<Vec<PairSource>> {
     if certificates.len() != keys.len() {
         bail!("{} --cert and {} --key do not make pairs", certificates.len(), keys.len());
     }
     let pairs = certificates.into_iter().zip(keys);
-    Ok(pairs.map(|(certificates, key)| CertificatePair { certificates, key }).collect())
+    Ok(pairs.map(|(chain, key)| PairSource::files(chain, key)).collect())
 }
 
 /// `/var/lib/legatus` for root, else below `$XDG_STATE_HOME` (XDG Base Directory Specification).
