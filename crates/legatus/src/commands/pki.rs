@@ -125,8 +125,8 @@ pub(crate) struct TargetArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct LeafArguments {
-    /// Days of validity of server and client certificates: there is no revocation, so this bounds
-    /// what a lost key is worth
+    /// Days of validity of server and client certificates, never beyond the authority's: there is
+    /// no revocation, so this bounds what a lost key is worth
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = days())]
     days: u32,
     /// Kind of key
@@ -256,4 +256,45 @@ fn print_written(paths: &[PathBuf]) -> Result<()> {
         writeln!(output, "{}", path.display())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<clap::ArgMatches, clap::Error> {
+        PkiCommand::augment_subcommands(clap::Command::new("pki"))
+            .try_get_matches_from(line.split(' '))
+    }
+
+    #[test]
+    fn contradicting_arguments_are_refused() {
+        for line in [
+            "pki issue --dir d",
+            "pki issue --server a",
+            "pki issue --dir d --server a --client b",
+            "pki issue --dir d --client a --san b",
+            "pki issue --dir d --client a --csr f --key-type rsa",
+            "pki issue --dir d --client a --days 0",
+            "pki init --dir d --subject X=1",
+            "pki quickstart --dir d --server a",
+            "pki show",
+        ] {
+            parse(line).expect_err(line);
+        }
+    }
+
+    #[test]
+    fn documented_lines_are_understood() {
+        for line in [
+            "pki init --dir d --days 10 --subject C=IT,O=X --force",
+            "pki issue --dir d --server a --san b --san 10.0.0.1 --key-type ed25519",
+            "pki issue --dir d --client spiffe://example.com/a --subject OU=x",
+            "pki issue --csr f --dir d --client a",
+            "pki quickstart --dir d --server a --san b --client c",
+            "pki show f --json",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
 }
