@@ -317,6 +317,7 @@ impl fmt::Display for CertificateDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.role {
             "any" => writeln!(f, "certificate for any role")?,
+            "authority" => writeln!(f, "certificate of an authority")?,
             role => writeln!(f, "certificate of a {role}")?,
         }
         field(f, "subject", &self.subject)?;

@@ -9,12 +9,14 @@ mod describe;
 mod error;
 pub mod folder;
 mod names;
+mod options;
 #[cfg(test)]
 mod tests;
 
-pub use authority::{Authority, AuthorityOptions, IssueOptions, Issued, KeyType, Validity};
+pub use authority::{Authority, Issued};
 pub use describe::{
     CertificateDescription, Description, KeyDescription, RequestDescription, describe,
 };
 pub use error::PkiError;
 pub use names::{Holder, InvalidSubject, Subject};
+pub use options::{AuthorityOptions, IssueOptions, KeyType, Validity};

@@ -1,9 +1,6 @@
 //! The client's side.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::{ClientConfig, client::Resumption, sign::SingleCertAndKey};
@@ -12,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     PairSource, RootSource, TlsError,
     provider::{ALPN_HTTP2, provider},
-    watch::watch_files,
+    watch::WatchedFiles,
 };
 
 /// TLS of a client: its certificate, and the authorities of servers.
@@ -22,6 +19,7 @@ use super::{
 pub struct ClientTls {
     pair: Option<PairSource>,
     servers: RootSource,
+    files: WatchedFiles,
     current: ArcSwap<ClientConfig>,
 }
 
@@ -35,10 +33,13 @@ impl ClientTls {
     ///
     /// When something cannot be read, or the key does not belong to the certificate.
     pub fn new(pair: Option<PairSource>, servers: RootSource) -> Result<Self, TlsError> {
+        let paths = pair.iter().flat_map(PairSource::paths);
+        let files = WatchedFiles::new(paths.chain(servers.path()));
         let config = load(pair.as_ref(), &servers)?;
         Ok(Self {
             pair,
             servers,
+            files,
             current: ArcSwap::new(config),
         })
     }
@@ -62,14 +63,11 @@ impl ClientTls {
     /// Reloads whenever a file changed, until cancelled. What cannot be used is logged, and all
     /// stays as it was.
     pub async fn watch(self: Arc<Self>, cancellation: CancellationToken) {
-        let paths: Vec<PathBuf> = self
-            .pair
-            .iter()
-            .flat_map(PairSource::paths)
-            .chain(self.servers.path())
-            .map(Path::to_owned)
-            .collect();
-        watch_files(paths, cancellation, move || self.reload()).await;
+        let watched = Arc::clone(&self);
+        watched
+            .files
+            .watch(cancellation, move || self.reload())
+            .await;
     }
 }
 

@@ -43,8 +43,36 @@ fn classify(error: &(dyn Error + 'static)) -> Option<TlsProblem> {
             _ => None,
         };
     }
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return alert_in_text(&error.to_string());
+    }
     error.downcast_ref::<rustls::Error>().map(problem)
 }
+
+/// The alert in the text of an I/O error.
+///
+/// h2 hands an I/O error to several tasks by copying its kind and text, so that of the alert by
+/// which a server refuses a certificate only rustls's words are left.
+fn alert_in_text(text: &str) -> Option<TlsProblem> {
+    let name = text.strip_prefix("received fatal alert: ")?;
+    let known = ALERTS_AFTER_HANDSHAKE
+        .into_iter()
+        .find(|alert| format!("{alert:?}") == name);
+    known.map(alert_problem)
+}
+
+/// What a server may send when the client already thinks that the handshake is over.
+const ALERTS_AFTER_HANDSHAKE: [AlertDescription; 9] = [
+    AlertDescription::AccessDenied,
+    AlertDescription::BadCertificate,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateRequired,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::DecryptError,
+    AlertDescription::UnknownCA,
+    AlertDescription::UnsupportedCertificate,
+];
 
 fn problem(error: &rustls::Error) -> TlsProblem {
     match error {

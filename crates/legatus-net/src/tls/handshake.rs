@@ -12,7 +12,7 @@ use super::{TlsError, peer_from_certificates, provider::ALPN_HTTP2};
 
 /// Makes the server's side of a handshake; yields the stream and the verified peer.
 ///
-/// A refused client is sent the reason as a TLS alert, which may take [`LINGER`] longer. There is no
+/// A refused client is sent the reason as a TLS alert, which may take a second longer. There is no
 /// other time limit: the caller sets one.
 ///
 /// # Errors

@@ -1,10 +1,6 @@
 //! The server's side: several certificates, chosen by the name or address that is asked for.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -23,7 +19,7 @@ use super::{
     PairSource, PemSource, TlsError,
     provider::{ALPN_HTTP2, provider},
     source::load_bundle,
-    watch::watch_files,
+    watch::WatchedFiles,
 };
 
 /// TLS of a server: its certificates, and the authorities of its clients.
@@ -33,6 +29,7 @@ use super::{
 pub struct ServerTls {
     pairs: Vec<PairSource>,
     clients: PemSource,
+    files: WatchedFiles,
     current: ArcSwap<Loaded>,
 }
 
@@ -44,10 +41,13 @@ impl ServerTls {
     /// When there is no pair, something cannot be read, or a key does not belong to its
     /// certificate.
     pub fn new(pairs: Vec<PairSource>, clients: PemSource) -> Result<Self, TlsError> {
+        let paths = pairs.iter().flat_map(PairSource::paths);
+        let files = WatchedFiles::new(paths.chain(clients.path()));
         let loaded = Loaded::load(&pairs, &clients)?;
         Ok(Self {
             pairs,
             clients,
+            files,
             current: ArcSwap::from_pointee(loaded),
         })
     }
@@ -79,14 +79,11 @@ impl ServerTls {
     /// Reloads whenever a file changed, until cancelled. What cannot be used is logged, and all
     /// stays as it was.
     pub async fn watch(self: Arc<Self>, cancellation: CancellationToken) {
-        let paths: Vec<PathBuf> = self
-            .pairs
-            .iter()
-            .flat_map(PairSource::paths)
-            .chain(self.clients.path())
-            .map(Path::to_owned)
-            .collect();
-        watch_files(paths, cancellation, move || self.reload()).await;
+        let watched = Arc::clone(&self);
+        watched
+            .files
+            .watch(cancellation, move || self.reload())
+            .await;
     }
 }
 

@@ -3,7 +3,12 @@
 //! By polling: certificates change a few times a year, and renewals come as renames, symbolic links
 //! and mounts of every kind, which notification interfaces see in as many ways.
 
-use std::{os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -14,38 +19,55 @@ use super::TlsError;
 /// read before its key is there too.
 pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Calls `reload` whenever one of the files changed and then stayed the same for an interval.
-pub(super) async fn watch_files(
-    paths: Vec<PathBuf>,
-    cancellation: CancellationToken,
-    reload: impl Fn() -> Result<(), TlsError> + Send + Sync + 'static,
-) {
-    if paths.is_empty() {
-        return;
+/// Files, and how they were before they were first loaded.
+#[derive(Debug)]
+pub(super) struct WatchedFiles {
+    paths: Arc<[PathBuf]>,
+    stamps: Vec<Stamp>,
+}
+
+impl WatchedFiles {
+    /// To be called before the files are read, so that no change is missed.
+    pub(super) fn new<'a>(paths: impl Iterator<Item = &'a Path>) -> Self {
+        let paths: Arc<[PathBuf]> = paths.map(Path::to_owned).collect();
+        Self {
+            stamps: stamps(&paths),
+            paths,
+        }
     }
-    let (paths, reload) = (Arc::new(paths), Arc::new(reload));
-    let mut ticks = tokio::time::interval(WATCH_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut loaded = None;
-    let mut previous = None;
-    loop {
-        tokio::select! {
-            () = cancellation.cancelled() => return,
-            _ = ticks.tick() => {}
+
+    /// Calls `reload` whenever a file changed and then stayed the same for an interval.
+    pub(super) async fn watch(
+        &self,
+        cancellation: CancellationToken,
+        reload: impl Fn() -> Result<(), TlsError> + Send + Sync + 'static,
+    ) {
+        if self.paths.is_empty() {
+            return;
         }
-        let looked_at = Arc::clone(&paths);
-        let now = spawn_blocking(move || stamps(&looked_at)).await.ok();
-        // The files were loaded before the watch began; if they changed in between, the first
-        // reload finds it out.
-        let settled = now == previous;
-        if settled && now != loaded {
-            let reload = Arc::clone(&reload);
-            if let Ok(result) = spawn_blocking(move || reload()).await {
-                report(&paths, &result);
+        let reload = Arc::new(reload);
+        let mut ticks = tokio::time::interval(WATCH_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut loaded = self.stamps.clone();
+        let mut previous = loaded.clone();
+        loop {
+            tokio::select! {
+                () = cancellation.cancelled() => return,
+                _ = ticks.tick() => {}
             }
-            loaded.clone_from(&now);
+            let paths = Arc::clone(&self.paths);
+            let Ok(now) = spawn_blocking(move || stamps(&paths)).await else {
+                return; // The runtime is shutting down.
+            };
+            if now == previous && now != loaded {
+                let reload = Arc::clone(&reload);
+                if let Ok(result) = spawn_blocking(move || reload()).await {
+                    report(&self.paths, &result);
+                }
+                loaded.clone_from(&now);
+            }
+            previous = now;
         }
-        previous = now;
     }
 }
 
