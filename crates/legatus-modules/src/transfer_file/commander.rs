@@ -1,0 +1,216 @@
+//! The server half: target of uploads, source of downloads.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use legatus_core::{
+    BoxFuture, Call, Channel, Commander, Control, ControlReceiver, Effects, Fault, Inspection,
+    Outcome, Request,
+};
+use prost::Message;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use tokio_util::sync::CancellationToken;
+
+use super::TransferFile;
+use super::destination::{self, Destination, Wanted};
+use super::engine::{Side, SourcePath, TargetJob, run_source, run_target};
+use super::messages::request::Action;
+use super::messages::{
+    self, Download, Failure, Finished, MakeFolders, PERMISSIONS, TargetMessage, Upload,
+    target_message::Part,
+};
+use super::names;
+use super::report::{self, SourceCounts, reason};
+
+impl Commander for TransferFile {
+    fn inspect(&self, request: &Request) -> Result<Inspection, Fault> {
+        let list = |paths: &[bytes::Bytes]| {
+            let shown: Vec<_> = paths.iter().map(names::shown).collect();
+            shown.join(", ")
+        };
+        Ok(match action(request)? {
+            Action::Upload(upload) => Inspection {
+                effects: Effects::WRITE,
+                summary: format!("upload to {}", names::shown(&upload.target)),
+            },
+            Action::Download(download) => Inspection {
+                effects: Effects::READ,
+                summary: format!("download of {}", list(&download.sources)),
+            },
+            Action::MakeFolders(folders) => Inspection {
+                effects: Effects::WRITE,
+                summary: format!("make {}", list(&folders.paths)),
+            },
+        })
+    }
+
+    fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
+        Box::pin(async move {
+            let action = action(&call.request)?;
+            let cancelled = call.cancellation.child_token();
+            // However this ends, an engine that is still running stops.
+            let _stop = cancelled.clone().drop_guard();
+            let work = async {
+                match action {
+                    Action::Upload(upload) => self.upload(upload, channel, &cancelled).await,
+                    Action::Download(download) => {
+                        self.download(&download, channel, &cancelled).await
+                    }
+                    Action::MakeFolders(folders) => self.make_folders(&folders, &channel).await,
+                }
+            };
+            let told = tokio::select! {
+                told = work => told,
+                never = cancel_on_control(call.controls, &cancelled) => match never {},
+            };
+            if cancelled.is_cancelled() && told.is_err() {
+                return Ok(Outcome::Cancelled);
+            }
+            told
+        })
+    }
+}
+
+/// Decodes a request.
+fn action(request: &Request) -> Result<Action, Fault> {
+    let refuse = |why: &str| Fault::new(format!("cannot understand the request: {why}"));
+    let request =
+        messages::Request::decode(request.body.clone()).map_err(|_| refuse("it is malformed"))?;
+    let action = request
+        .action
+        .ok_or_else(|| refuse("it asks for nothing"))?;
+    let mode = match &action {
+        Action::Upload(upload) => upload.options.unwrap_or_default().mode,
+        Action::MakeFolders(folders) => folders.mode,
+        Action::Download(_) => None,
+    };
+    if mode.is_some_and(|mode| mode > PERMISSIONS) {
+        return Err(refuse("a mode is at most 07777"));
+    }
+    Ok(action)
+}
+
+async fn cancel_on_control(
+    mut controls: ControlReceiver,
+    cancelled: &CancellationToken,
+) -> std::convert::Infallible {
+    while let Some(control) = controls.receive().await {
+        if control == Control::Cancel {
+            cancelled.cancel();
+        }
+    }
+    std::future::pending().await
+}
+
+impl TransferFile {
+    async fn upload(
+        &self,
+        upload: Upload,
+        channel: Channel,
+        cancelled: &CancellationToken,
+    ) -> Result<Outcome, Fault> {
+        let options = upload.options.unwrap_or_default();
+        let wanted = Wanted {
+            path: &self.below_home(&upload.target)?,
+            shown: &upload.target,
+            into_folder: upload.into_folder,
+            no_parents: options.no_parents,
+        };
+        let job = TargetJob {
+            destination: Destination::find(&open, &wanted)?,
+            shown: OsStr::from_bytes(&upload.target),
+            options,
+            asked: None,
+        };
+        let (source, target) = run_target(job, channel, Side::Server, cancelled).await?;
+        Ok(report::outcome(source, &target))
+    }
+
+    async fn download(
+        &self,
+        download: &Download,
+        channel: Channel,
+        cancelled: &CancellationToken,
+    ) -> Result<Outcome, Fault> {
+        let mut paths = Vec::with_capacity(download.sources.len());
+        for source in &download.sources {
+            paths.push(self.below_home(source)?);
+        }
+        let shown = download.sources.iter().map(|path| OsStr::from_bytes(path));
+        let sources: Vec<_> = paths
+            .iter()
+            .zip(shown)
+            .map(|(path, shown)| SourcePath { path, shown })
+            .collect();
+        let work = run_source(&sources, &open, download.count, channel, Side::Server);
+        let summary = tokio::select! {
+            summary = work => summary?,
+            () = cancelled.cancelled() => return Ok(Outcome::Cancelled),
+        };
+        match summary.target {
+            Some(target) => Ok(report::outcome(summary.source, &target)),
+            None => Err(Fault::new("the target ended before the copy did")),
+        }
+    }
+
+    async fn make_folders(
+        &self,
+        folders: &MakeFolders,
+        channel: &Channel,
+    ) -> Result<Outcome, Fault> {
+        let mut finished = Finished::default();
+        let mode = folders.mode.map(Mode::from_raw_mode);
+        for shown in &folders.paths {
+            let path = self.below_home(shown)?;
+            match destination::make_folder(&open, &path, mode, folders.no_parents) {
+                Ok(()) => finished.folders += 1,
+                Err(error) => {
+                    finished.failed += 1;
+                    let failure = Failure::new("make folder", shown.to_vec(), reason(&error));
+                    send(channel, Part::Failure(failure)).await?;
+                }
+            }
+        }
+        send(channel, Part::Finished(finished)).await?;
+        Ok(report::outcome(SourceCounts::default(), &finished))
+    }
+
+    /// A path of a request: relative to the home folder, unless absolute.
+    fn below_home(&self, path: &[u8]) -> Result<PathBuf, Fault> {
+        let relative = match path {
+            b"~" => b"",
+            _ => path.strip_prefix(b"~/").unwrap_or(path),
+        };
+        let relative = Path::new(OsStr::from_bytes(relative));
+        if relative.is_absolute() && !path.starts_with(b"~") {
+            return Ok(relative.to_owned());
+        }
+        let home = self.home.clone().or_else(std::env::home_dir);
+        let home = home.filter(|home| home.is_absolute()).ok_or_else(|| {
+            Fault::new(format!(
+                "cannot find {}: the user has no home",
+                names::shown(path)
+            ))
+            .with_hint("name an absolute path")
+        })?;
+        // `~//x` is below home as well.
+        let relative = relative.strip_prefix("/").unwrap_or(relative);
+        Ok(home.join(relative))
+    }
+}
+
+async fn send(channel: &Channel, part: Part) -> Result<(), Fault> {
+    let message = TargetMessage { part: Some(part) };
+    let sent = channel.send(message.encode_to_vec().into()).await;
+    sent.map_err(|_| Fault::new("the caller stopped listening"))
+}
+
+/// Opens a file or folder for reading, without waiting for a FIFO's writer.
+fn open(path: &Path, no_follow: bool) -> io::Result<File> {
+    let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    flags.set(OFlags::NOFOLLOW, no_follow);
+    Ok(openat(CWD, path, flags, Mode::empty())?.into())
+}

@@ -1,0 +1,168 @@
+//! Where a copy goes: finds the target, makes its missing parents, and makes folders.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use legatus_core::Fault;
+use rustix::fs::{FileType, Mode, OFlags, fchmod, fsync, mkdirat, openat};
+use rustix::io::Errno;
+
+use super::folders::{Open, kind};
+use super::names;
+use super::report::reason;
+
+/// Where a copy goes.
+#[derive(Debug)]
+pub(super) enum Destination {
+    /// Into this folder.
+    Into(OwnedFd),
+    /// To this name, which is no folder, in this folder.
+    As(OwnedFd, Vec<u8>),
+}
+
+/// How to find a target.
+pub(super) struct Wanted<'a> {
+    pub(super) path: &'a Path,
+    /// As the user wrote it.
+    pub(super) shown: &'a [u8],
+    /// There are several sources.
+    pub(super) into_folder: bool,
+    pub(super) no_parents: bool,
+}
+
+impl Destination {
+    /// The folder that the sources' own entries are made in.
+    pub(super) fn folder(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Into(folder) | Self::As(folder, _) => folder.as_fd(),
+        }
+    }
+
+    /// Finds the target; makes its missing parents, and itself if it can only be a folder.
+    ///
+    /// # Errors
+    /// When there is no place to copy to, in the user's words.
+    pub(super) fn find(open: &Open<'_>, wanted: &Wanted<'_>) -> Result<Self, Fault> {
+        let shown = names::shown(wanted.shown);
+        if names::means_folder(wanted.shown) {
+            return ensure_folder(open, wanted.path, wanted.no_parents.then_some(1))
+                .map(Self::Into)
+                .map_err(|error| unreachable_target(&shown, &error, wanted.no_parents));
+        }
+        let (parent, name) = names::split(wanted.path);
+        let parent = match ensure_folder(open, parent, wanted.no_parents.then_some(0)) {
+            Ok(parent) => parent,
+            // A folder may let through without letting read; the target may be a folder below.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return open_existing(open, wanted.path)
+                    .map(Self::Into)
+                    .map_err(|_| unreachable_target(&shown, &error, false));
+            }
+            Err(error) => return Err(unreachable_target(&shown, &error, wanted.no_parents)),
+        };
+        // As everywhere, a target that is a symbolic link to a folder is that folder.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match openat(&parent, name, flags, Mode::empty()) {
+            Ok(folder) => Ok(Self::Into(folder)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if wanted.into_folder => {
+                let fault = Fault::new(format!("the target {shown} is no folder"));
+                Err(fault.with_hint(
+                    "several sources need a folder as target; if it ends in `/` it is made",
+                ))
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                Ok(Self::As(parent, name.as_bytes().to_vec()))
+            }
+            Err(error) => Err(unreachable_target(&shown, &error.into(), false)),
+        }
+    }
+}
+
+fn unreachable_target(shown: &str, error: &io::Error, no_parents: bool) -> Fault {
+    let fault = Fault::new(format!("cannot copy to {shown}: {}", reason(error)));
+    if no_parents && error.kind() == io::ErrorKind::NotFound {
+        fault.with_hint("its parent is missing; without `--no-parents` it would be made")
+    } else {
+        fault
+    }
+}
+
+/// Makes a folder that may exist, with the parents that are missing.
+pub(super) fn make_folder(
+    open: &Open<'_>,
+    path: &Path,
+    mode: Option<Mode>,
+    no_parents: bool,
+) -> io::Result<()> {
+    let folder = ensure_folder(open, path, no_parents.then_some(1))?;
+    if let Some(mode) = mode {
+        fchmod(&folder, mode)?;
+    }
+    durable(&folder)
+}
+
+/// Opens a folder, making at most `limit` missing folders on the way to it.
+fn ensure_folder(open: &Open<'_>, path: &Path, limit: Option<usize>) -> io::Result<OwnedFd> {
+    let (mut folder, missing) = deepest_existing(open, path)?;
+    if limit.is_some_and(|limit| missing.components().count() > limit) {
+        return Err(Errno::NOENT.into());
+    }
+    for component in missing.components() {
+        folder = make_in(&folder, component.as_os_str())?;
+    }
+    Ok(folder)
+}
+
+/// The deepest folder of a path that exists, and what is missing below it.
+fn deepest_existing(open: &Open<'_>, path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    for ancestor in path.ancestors() {
+        match open_existing(open, ancestor) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(folder) => {
+                let missing = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
+                return Ok((folder, missing.to_owned()));
+            }
+        }
+    }
+    Err(Errno::NOENT.into())
+}
+
+fn open_existing(open: &Open<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    // The final slash keeps a FIFO or device from being opened.
+    let mut folder = path.as_os_str().to_owned();
+    folder.push("/");
+    let opened = open(Path::new(&folder), false)?;
+    if kind(&opened)? == FileType::Directory {
+        Ok(opened.into())
+    } else {
+        Err(Errno::NOTDIR.into())
+    }
+}
+
+fn make_in(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    match mkdirat(parent, name, Mode::RWXU | Mode::RWXG | Mode::RWXO) {
+        Ok(()) => durable(parent)?,
+        // Somebody else may have made it just now.
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(parent, name, flags, Mode::empty())?)
+}
+
+/// Waits until the entries of a folder are on the disk, where the file system can do that.
+pub(super) fn durable(folder: impl AsFd) -> io::Result<()> {
+    match fsync(folder) {
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,190 @@
+//! Packs events into messages: small files share one, contents are read straight into them.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+
+use bytes::{Bytes, BytesMut};
+use legatus_core::limits::CHUNK_BYTES;
+use prost::Message;
+use tokio::sync::mpsc;
+
+use super::messages::{DATA_KEY, EVENTS_KEY, Event, Failure, event};
+
+/// Room in a message beside one chunk, so that a small file's header and end fit with it.
+const SLACK_BYTES: usize = 16 << 10;
+/// Bytes of a full message.
+const BATCH_BYTES: usize = CHUNK_BYTES + SLACK_BYTES;
+/// Keys and lengths around the data of one event, at most.
+const DATA_OVERHEAD: usize = 2 * (1 + 4);
+/// Buffers that are kept to be used again: as many as are on their way at a time.
+const POOL: usize = 12;
+
+/// What a source gives to its task.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// A message for the target.
+    Message(Bytes),
+    /// An entry that could not be read.
+    Failure(Failure),
+}
+
+/// Nobody takes what the source gives any more: the copy was cancelled or the other half has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stopped;
+
+/// Packs events into messages and gives them to the source's task.
+#[derive(Debug)]
+pub(super) struct Packer {
+    /// All of it initialised, so that contents can be read into it; `used` bytes are filled.
+    batch: BytesMut,
+    used: usize,
+    /// Buffers that were sent; the first is free again when nobody else has it any more.
+    pool: VecDeque<Bytes>,
+    outgoing: mpsc::Sender<Outgoing>,
+}
+
+impl Packer {
+    pub(super) fn new(outgoing: mpsc::Sender<Outgoing>) -> Self {
+        Self {
+            batch: BytesMut::zeroed(BATCH_BYTES),
+            used: 0,
+            pool: VecDeque::with_capacity(POOL),
+            outgoing,
+        }
+    }
+
+    /// Appends an event.
+    pub(super) fn event(&mut self, event: event::Event) -> Result<(), Stopped> {
+        let event = Event { event: Some(event) };
+        let length = event.encoded_len();
+        self.reserve(length + DATA_OVERHEAD)?;
+        let mut room = self.batch.get_mut(self.used..).unwrap_or_default();
+        let before = room.len();
+        bytes::BufMut::put_u8(&mut room, EVENTS_KEY);
+        // The room was made for the longest event: names and link targets are limited by Linux.
+        let encoded = prost::encode_length_delimiter(length, &mut room)
+            .and_then(|()| event.encode(&mut room));
+        debug_assert!(encoded.is_ok());
+        self.used += before - room.len();
+        Ok(())
+    }
+
+    /// Reads up to `wanted` bytes (at most a chunk) of a file into an event, and shows them; fewer
+    /// only at the file's end.
+    pub(super) fn data(
+        &mut self,
+        file: &File,
+        wanted: usize,
+    ) -> Result<io::Result<&[u8]>, Stopped> {
+        let wanted = wanted.min(CHUNK_BYTES);
+        self.reserve(wanted + DATA_OVERHEAD)?;
+        let mut prefix = DataPrefix::of(wanted);
+        let start = self.used + prefix.length;
+        let Some(room) = self.batch.get_mut(start..start + wanted) else {
+            return Ok(Ok(&[]));
+        };
+        let read = match read_full(file, room) {
+            Ok(0) => return Ok(Ok(&[])),
+            Ok(read) => read,
+            Err(error) => return Ok(Err(error)),
+        };
+        if read < wanted {
+            prefix = DataPrefix::of(read);
+            self.batch
+                .copy_within(start..start + read, self.used + prefix.length);
+        }
+        let start = self.used + prefix.length;
+        if let Some(room) = self.batch.get_mut(self.used..start) {
+            room.copy_from_slice(prefix.bytes());
+        }
+        self.used = start + read;
+        Ok(Ok(self.batch.get(start..self.used).unwrap_or_default()))
+    }
+
+    /// Tells of an entry that could not be read.
+    pub(super) fn failure(&self, failure: Failure) -> Result<(), Stopped> {
+        let failure = Outgoing::Failure(failure);
+        self.outgoing.blocking_send(failure).map_err(|_| Stopped)
+    }
+
+    /// Gives away what is packed.
+    pub(super) fn flush(&mut self) -> Result<(), Stopped> {
+        if self.used == 0 {
+            return Ok(());
+        }
+        let next = self.buffer();
+        let full = std::mem::replace(&mut self.batch, next).freeze();
+        let message = full.slice(..self.used);
+        self.used = 0;
+        if self.pool.len() < POOL {
+            self.pool.push_back(full);
+        }
+        let message = Outgoing::Message(message);
+        self.outgoing.blocking_send(message).map_err(|_| Stopped)
+    }
+
+    fn reserve(&mut self, bytes: usize) -> Result<(), Stopped> {
+        if self.used + bytes > BATCH_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn buffer(&mut self) -> BytesMut {
+        match self.pool.pop_front().map(Bytes::try_into_mut) {
+            Some(Ok(free)) => free,
+            Some(Err(taken)) => {
+                self.pool.push_front(taken);
+                BytesMut::zeroed(BATCH_BYTES)
+            }
+            None => BytesMut::zeroed(BATCH_BYTES),
+        }
+    }
+}
+
+/// What stands before the bytes of a `data` event in a message.
+struct DataPrefix {
+    bytes: [u8; DATA_OVERHEAD],
+    length: usize,
+}
+
+impl DataPrefix {
+    fn of(data: usize) -> Self {
+        let mut prefix = Self {
+            bytes: [0; DATA_OVERHEAD],
+            length: 0,
+        };
+        let inner = 1 + prost::length_delimiter_len(data) + data;
+        prefix.length = DATA_OVERHEAD - {
+            let mut room = prefix.bytes.as_mut_slice();
+            bytes::BufMut::put_u8(&mut room, EVENTS_KEY);
+            let encoded = prost::encode_length_delimiter(inner, &mut room);
+            bytes::BufMut::put_u8(&mut room, DATA_KEY);
+            let encoded = encoded.and_then(|()| prost::encode_length_delimiter(data, &mut room));
+            debug_assert!(encoded.is_ok());
+            room.len()
+        };
+        prefix
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+fn read_full(mut file: &File, mut room: &mut [u8]) -> io::Result<usize> {
+    let mut total = 0;
+    while !room.is_empty() {
+        match file.read(room) {
+            Ok(0) => break,
+            Ok(read) => {
+                total += read;
+                room = room.get_mut(read..).unwrap_or_default();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(total)
+}

@@ -1,0 +1,448 @@
+//! The half that writes: takes events and makes entries of them, verified and each at once.
+//!
+//! It runs on a thread of its own, so that hashing and writing overlap with receiving. Nothing that
+//! the other half sends is trusted: names stay in their folder, no link is followed, events out of
+//! order end the copy.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use legatus_core::Fault;
+use rustix::fs::{Mode, fstat, mkdirat};
+use rustix::io::Errno;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use super::branch::Branch;
+use super::destination::Destination;
+use super::durability::Durability;
+use super::folders::{identity, open_folder};
+use super::messages::event::Event;
+use super::messages::{
+    Attributes, Events, Failure, File, FileEnd, Finished, Folder, Link, Misbehaved, Root, Totals,
+    WriteOptions,
+};
+use super::names;
+use super::report::{Gauge, SourceCounts, reason};
+use super::staged::{self, Staged};
+
+/// The mode of a file whose source tells none, as in the Go original.
+const FILE_MODE: u32 = 0o664;
+/// The mode of a folder whose source tells none.
+const FOLDER_MODE: u32 = 0o775;
+
+/// The bits of a folder that everybody may write to and where everybody's entries are safe.
+const SHARED: u32 = 0o1002;
+
+/// Why a copy came to no end.
+#[derive(Debug, Error)]
+pub(super) enum TargetError {
+    #[error(transparent)]
+    Misbehaved(#[from] Misbehaved),
+    #[error("the copy ended before everything had come")]
+    Interrupted,
+    #[error("cannot go on writing: {}", reason(.0))]
+    Lost(io::Error),
+    #[error("cannot make the copy durable: {}", reason(.0))]
+    NotDurable(io::Error),
+}
+
+impl From<TargetError> for Fault {
+    fn from(error: TargetError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// What a target tells while it works.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// An entry that the source could not read.
+    AtSource(Failure),
+    /// An entry that could not be written.
+    AtTarget(Failure),
+}
+
+/// The engine of the half that writes.
+pub(super) struct Target {
+    destination: Destination,
+    /// The target's path, as failures tell it.
+    shown: Vec<u8>,
+    /// The sources that were asked for, the last one first; `None` if the other half decides.
+    asked: Option<Vec<Root>>,
+    options: WriteOptions,
+    durability: Durability,
+    notices: mpsc::Sender<Notice>,
+    gauge: Arc<Gauge>,
+    finished: Finished,
+    source: SourceCounts,
+    /// The source whose entry has not begun.
+    root: Option<Root>,
+    /// The path of the entry that the source became.
+    base: Vec<u8>,
+    branch: Branch,
+    /// Folders that we are in and that could not be made: nothing in them is.
+    skipping: usize,
+    file: Incoming,
+}
+
+/// The file whose contents are coming.
+enum Incoming {
+    None,
+    /// It could not be written.
+    Discarded,
+    File(Box<Writing>),
+}
+
+struct Writing {
+    staged: Staged,
+    name: Bytes,
+    attributes: Attributes,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Target {
+    pub(super) fn new(
+        destination: Destination,
+        shown: &[u8],
+        options: WriteOptions,
+        notices: mpsc::Sender<Notice>,
+        gauge: Arc<Gauge>,
+    ) -> Self {
+        Self {
+            destination,
+            shown: shown.to_vec(),
+            asked: None,
+            options,
+            durability: Durability::new(!options.no_fsync),
+            notices,
+            gauge,
+            finished: Finished::default(),
+            source: SourceCounts::default(),
+            root: None,
+            base: Vec::new(),
+            branch: Branch::default(),
+            skipping: 0,
+            file: Incoming::None,
+        }
+    }
+
+    /// The same taking nothing but what these sources name, in this order.
+    pub(super) fn asking(mut self, mut sources: Vec<Root>) -> Self {
+        sources.reverse();
+        self.asked = Some(sources);
+        self
+    }
+
+    /// Writes everything that comes; blocks. What is incomplete when the messages end is undone.
+    pub(super) fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Bytes>,
+    ) -> Result<(SourceCounts, Finished), TargetError> {
+        while let Some(message) = messages.blocking_recv() {
+            for event in Events(message) {
+                match event? {
+                    Event::End(end) => {
+                        self.source.failed = end.failed;
+                        self.source.vanished = end.vanished;
+                        return self.finish();
+                    }
+                    event => self.handle(event)?,
+                }
+            }
+        }
+        Err(TargetError::Interrupted)
+    }
+
+    fn finish(self) -> Result<(SourceCounts, Finished), TargetError> {
+        if !self.is_between_entries() || self.branch.depth() > 0 || self.skipping > 0 {
+            return Err(Misbehaved("an end in the middle").into());
+        }
+        let durable = self.durability.finish(self.destination.folder());
+        durable.map_err(TargetError::NotDurable)?;
+        Ok((self.source, self.finished))
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), TargetError> {
+        let in_file = !self.is_between_entries();
+        match event {
+            Event::Data(data) if in_file => self.data(&data),
+            Event::FileEnd(end) if in_file => self.file_end(&end),
+            Event::Failure(failure) => self.tell(Notice::AtSource(failure)),
+            Event::Totals(totals) => {
+                self.totals(totals);
+                Ok(())
+            }
+            Event::Root(root) if !in_file => self.root(root),
+            Event::Folder(folder) if !in_file => self.folder(folder),
+            Event::Leave(_) if !in_file => self.leave(),
+            Event::File(file) if !in_file => self.file(file),
+            Event::Link(link) if !in_file => self.link(link),
+            _ => Err(Misbehaved("an event out of order").into()),
+        }
+    }
+
+    fn is_between_entries(&self) -> bool {
+        matches!(self.file, Incoming::None)
+    }
+
+    fn totals(&self, totals: Totals) {
+        self.gauge.total(totals.bytes, totals.entries);
+    }
+
+    fn root(&mut self, root: Root) -> Result<(), TargetError> {
+        if self.branch.depth() > 0 || self.skipping > 0 {
+            return Err(Misbehaved("a source inside of another").into());
+        }
+        if let Some(asked) = &mut self.asked
+            && asked.pop().as_ref() != Some(&root)
+        {
+            return Err(Misbehaved("a source that was not asked for").into());
+        }
+        if !root.contents {
+            names::check_entry(&root.name)?;
+        }
+        self.base = match self.destination {
+            Destination::Into(_) if !root.contents => names::join(&self.shown, [&root.name[..]]),
+            _ => self.shown.clone(),
+        };
+        self.root = Some(root);
+        Ok(())
+    }
+
+    /// Where an entry belongs: in which folder, on which device, under which name. `None` if its
+    /// folder could not be made.
+    fn place(&mut self, name: Bytes) -> Result<Option<Bytes>, TargetError> {
+        if self.skipping > 0 {
+            return Ok(None);
+        }
+        if self.branch.depth() > 0 {
+            names::check_entry(&name)?;
+            return Ok(Some(name));
+        }
+        let Some(root) = self.root.take() else {
+            return Err(Misbehaved("an entry without a source").into());
+        };
+        Ok(Some(match &self.destination {
+            Destination::As(_, name) => Bytes::copy_from_slice(name),
+            Destination::Into(_) if root.contents => Bytes::from_static(b"."),
+            Destination::Into(_) => root.name,
+        }))
+    }
+
+    /// The folder that we are in.
+    fn parent(&self) -> io::Result<BorrowedFd<'_>> {
+        match self.branch.depth() {
+            0 => Ok(self.destination.folder()),
+            _ => self.branch.folder(),
+        }
+    }
+
+    fn folder(&mut self, folder: Folder) -> Result<(), TargetError> {
+        let attributes = folder.attributes.unwrap_or_default();
+        let Some(name) = self.place(folder.name)? else {
+            self.skipping = self.skipping.saturating_add(1);
+            return Ok(());
+        };
+        let entered = self.parent().and_then(|parent| make_or_open(parent, &name));
+        let entered = entered.and_then(|(folder, is_new)| {
+            // A shared folder such as /tmp, into which a source's contents go, stays as it is.
+            let shared = !is_new && &name[..] == b"." && fstat(&folder)?.st_mode & SHARED == SHARED;
+            let attributes = (!shared).then_some(attributes);
+            self.branch.enter(folder, &name, attributes)
+        });
+        match entered {
+            Ok(()) => {
+                self.finished.folders += 1;
+                self.gauge.advance(0, 1);
+                Ok(())
+            }
+            Err(error) => {
+                self.skipping = 1;
+                self.failed("make folder", Some(&name), &reason(&error))
+            }
+        }
+    }
+
+    fn leave(&mut self) -> Result<(), TargetError> {
+        if self.skipping > 0 {
+            self.skipping -= 1;
+            return Ok(());
+        }
+        if self.branch.depth() == 0 {
+            return Err(Misbehaved("more folders left than entered").into());
+        }
+        let set = self.settle();
+        if let Err(error) = set {
+            self.failed("set mode and time of", None, &reason(&error))?;
+        }
+        self.branch.leave().map_err(TargetError::Lost)
+    }
+
+    /// Gives the folder that is complete its attributes.
+    fn settle(&mut self) -> io::Result<()> {
+        let folder = self.branch.folder()?;
+        if let Some(attributes) = self.branch.attributes() {
+            let mode = attributes.permissions(FOLDER_MODE);
+            staged::set_attributes(folder, mode, attributes.timestamp())?;
+        }
+        self.durability.folder(folder, self.branch.device())
+    }
+
+    fn file(&mut self, file: File) -> Result<(), TargetError> {
+        self.file = Incoming::Discarded;
+        let Some(name) = self.place(file.name)? else {
+            return Ok(());
+        };
+        self.gauge.current(&name);
+        if &name[..] == b"." {
+            let reason = "the source is a file and the target a folder";
+            return self.failed("write", None, reason);
+        }
+        match self
+            .parent()
+            .and_then(|parent| Staged::create(parent, &name))
+        {
+            Ok(staged) => {
+                self.file = Incoming::File(Box::new(Writing {
+                    staged,
+                    name,
+                    attributes: file.attributes.unwrap_or_default(),
+                    hasher: blake3::Hasher::new(),
+                    bytes: 0,
+                }));
+                Ok(())
+            }
+            Err(error) => self.failed("write", Some(&name), &reason(&error)),
+        }
+    }
+
+    fn data(&mut self, data: &[u8]) -> Result<(), TargetError> {
+        self.gauge.advance(data.len() as u64, 0);
+        let Incoming::File(writing) = &mut self.file else {
+            return Ok(());
+        };
+        writing.hasher.update(data);
+        writing.bytes += data.len() as u64;
+        let Err(error) = writing.staged.write(data) else {
+            return Ok(());
+        };
+        let name = writing.name.clone();
+        self.file = Incoming::Discarded;
+        self.failed("write", Some(&name), &reason(&error))
+    }
+
+    fn file_end(&mut self, end: &FileEnd) -> Result<(), TargetError> {
+        self.gauge.advance(0, 1);
+        let Incoming::File(writing) = std::mem::replace(&mut self.file, Incoming::None) else {
+            return Ok(());
+        };
+        // The source has told why.
+        if end.digest.is_empty() {
+            return Ok(());
+        }
+        let (name, bytes) = (writing.name.clone(), writing.bytes);
+        match self.complete(*writing, &end.digest) {
+            Ok(()) => {
+                self.finished.files += 1;
+                self.finished.bytes += bytes;
+                Ok(())
+            }
+            Err(error) => self.failed("write", Some(&name), &reason(&error)),
+        }
+    }
+
+    /// Verifies a file and lets it appear at its name.
+    fn complete(&mut self, mut writing: Writing, digest: &[u8]) -> io::Result<()> {
+        let differs = |what| Err(io::Error::other(what));
+        if writing.hasher.finalize().as_bytes().as_slice() != digest {
+            return differs("its contents are not what the other side read");
+        }
+        let staged = &mut writing.staged;
+        if self.options.verify_disk {
+            staged.sync()?;
+            if staged.digest_on_disk()?.as_bytes().as_slice() != digest {
+                return differs("the disk gives back other contents than were written");
+            }
+        }
+        let mode = self.options.mode.or(writing.attributes.mode);
+        let attributes = Attributes {
+            mode,
+            ..writing.attributes
+        };
+        staged.set_attributes(attributes.permissions(FILE_MODE), attributes.timestamp())?;
+        // Not `self.parent()`, which would borrow all of `self`.
+        let (folder, device) = match self.branch.depth() {
+            0 => (
+                self.destination.folder(),
+                identity(self.destination.folder())?.0,
+            ),
+            _ => (self.branch.folder()?, self.branch.device()),
+        };
+        self.durability
+            .file(staged, writing.bytes, (folder, device))?;
+        writing.staged.commit(folder, &writing.name)
+    }
+
+    fn link(&mut self, link: Link) -> Result<(), TargetError> {
+        let Some(name) = self.place(link.name)? else {
+            return Ok(());
+        };
+        if link.target.len() > names::LINK_BYTES {
+            return Err(Misbehaved("a link that is too long").into());
+        }
+        self.gauge.advance(0, 1);
+        let modified = link
+            .attributes
+            .and_then(|attributes| attributes.timestamp());
+        let linked = self
+            .parent()
+            .and_then(|parent| staged::link(parent, &name, &link.target, modified));
+        match linked {
+            Ok(()) => {
+                self.finished.links += 1;
+                Ok(())
+            }
+            Err(error) => self.failed("write", Some(&name), &reason(&error)),
+        }
+    }
+
+    /// Counts and tells a failure: of the entry `name` in the folder that we are in, or of that
+    /// folder.
+    fn failed(
+        &mut self,
+        action: &str,
+        name: Option<&[u8]>,
+        reason: &str,
+    ) -> Result<(), TargetError> {
+        self.finished.failed += 1;
+        // The path of the source's own entry is known already.
+        let name = name.filter(|_| self.branch.depth() > 0);
+        let path = names::join(&self.base, self.branch.names().chain(name));
+        self.tell(Notice::AtTarget(Failure::new(action, path, reason)))
+    }
+
+    fn tell(&self, notice: Notice) -> Result<(), TargetError> {
+        let told = self.notices.blocking_send(notice);
+        told.map_err(|_| TargetError::Interrupted)
+    }
+}
+
+/// A folder in another, and whether it is new.
+fn make_or_open(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<(OwnedFd, bool)> {
+    // Nobody else looks into it before it is complete and has its mode.
+    let made = match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(error) => return Err(error.into()),
+    };
+    match open_folder(parent, name) {
+        Ok(folder) => Ok((folder, made)),
+        Err(error) if !made && error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => Err(
+            io::Error::other("there is something else than a folder at its name"),
+        ),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,8 @@
+//! Tests of both halves against each other, in both directions.
+
+mod contents;
+mod failures;
+mod hostile;
+mod interruption;
+mod placement;
+mod support;

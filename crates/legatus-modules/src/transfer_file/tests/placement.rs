@@ -1,0 +1,196 @@
+//! Where copies go: the rule of the trailing slash, existing targets, parents, homes.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+
+use legatus_core::Arguments;
+
+use super::support::{BOTH, Scene, assert_same_trees, set_mode};
+
+#[tokio::test]
+async fn copies_go_where_rsync_and_cp_would_put_them() {
+    // Source, target, where the file `f` is found.
+    let cases = [
+        ("source", "new", "new/f"),
+        ("source", "new/", "new/source/f"),
+        ("source", "existing", "existing/source/f"),
+        ("source", "existing/", "existing/source/f"),
+        ("source", "to-existing", "existing/source/f"),
+        ("source", "", "source/f"),
+        ("source", ".", "source/f"),
+        ("source/", "new", "new/f"),
+        ("source/", "new/", "new/f"),
+        ("source/.", "new", "new/f"),
+        ("source/", "existing", "existing/f"),
+        ("source/", "existing/", "existing/f"),
+        ("source", "a/b/new", "a/b/new/f"),
+        ("source/", "a/b/new/", "a/b/new/f"),
+        ("source/f", "new", "new"),
+        ("source/f", "new/", "new/f"),
+        ("source/f", "existing", "existing/f"),
+        ("source/f", "file", "file"),
+        ("source/f", "a/b/c", "a/b/c"),
+        ("source/f", "existing/../x/./y", "x/y"),
+    ];
+    for direction in BOTH {
+        for (source, target, found) in cases {
+            let scene = Scene::new();
+            scene.file("source/f", b"contents");
+            scene.file("file", b"old");
+            scene.folder("existing");
+            symlink("existing", scene.path("to-existing")).unwrap();
+            let told = scene.copy(direction, source, target).await;
+            told.assert_success();
+            let contents = fs::read(scene.path(found)).ok();
+            let contents = contents.as_deref();
+            assert_eq!(contents, Some(&b"contents"[..]), "{source} to {target}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn targets_that_cannot_be_are_refused_before_anything_is_written() {
+    let cases = [
+        ("source", "file/", "Not a directory"),
+        ("source", "file/below", "Not a directory"),
+    ];
+    for direction in BOTH {
+        for (source, target, reason) in cases {
+            let scene = Scene::new();
+            scene.file("source/f", b"contents");
+            scene.file("file", b"old");
+            let told = scene.copy(direction, source, target).await;
+            let fault = told.fault();
+            assert!(fault.starts_with("cannot copy to `"), "{fault}");
+            assert!(fault.contains(reason), "{fault}");
+            assert_eq!(scene.names(""), ["file", "source"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_sources_need_a_folder() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        scene.file("a", b"a");
+        scene.file("b/c", b"c");
+        let sources: [&[u8]; 2] = [b"a", b"b"];
+        let told = scene
+            .run(scene.arguments(direction, &sources, b"new"))
+            .await;
+        assert!(told.fault().contains("is no folder"), "{}", told.fault());
+        let told = scene.run(scene.arguments(direction, &sources, b"a")).await;
+        assert!(told.fault().contains("is no folder"), "{}", told.fault());
+        let told = scene
+            .run(scene.arguments(direction, &sources, b"new/"))
+            .await;
+        told.assert_success();
+        assert_eq!(scene.names("new"), ["a", "b"]);
+        assert_eq!(scene.names("new/b"), ["c"]);
+    }
+}
+
+#[tokio::test]
+async fn missing_parents_are_not_made_if_that_is_forbidden() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        scene.file("source", b"x");
+        for target in [&b"a/b"[..], b"a/b/"] {
+            let arguments = scene.arguments(direction, &[b"source"], target);
+            let told = scene.run(arguments.with_flag("no-parents")).await;
+            let fault = told.fault();
+            assert!(fault.ends_with("No such file or directory"), "{fault}");
+            assert_eq!(scene.names(""), ["source"]);
+        }
+        let arguments = scene.arguments(direction, &[b"source"], b"a/");
+        scene
+            .run(arguments.with_flag("no-parents"))
+            .await
+            .assert_success();
+        assert_same_trees(&scene.path("source"), &scene.path("a/source"));
+    }
+}
+
+#[tokio::test]
+async fn a_shared_folder_that_receives_contents_keeps_its_mode() {
+    let scene = Scene::new();
+    scene.file("source/f", b"x");
+    scene.folder("shared");
+    set_mode(&scene.path("shared"), 0o1777);
+    for direction in BOTH {
+        scene
+            .copy(direction, "source/", "shared")
+            .await
+            .assert_success();
+        assert_eq!(
+            fs::metadata(scene.path("shared")).unwrap().mode() & 0o7777,
+            0o1777
+        );
+    }
+}
+
+#[tokio::test]
+async fn folders_are_made_with_their_parents() {
+    let scene = Scene::new();
+    let mkdir = |path: &str| {
+        let arguments = Arguments::new().with_flag("mkdir");
+        arguments.with("paths", format!("web1:{path}"))
+    };
+    let told = scene.run(mkdir("a/b").with_flag("no-parents")).await;
+    assert_eq!(told.outcome.exit_status(), 23);
+    assert_eq!(
+        told.reports,
+        ["cannot make folder `a/b` on web1: No such file or directory"]
+    );
+    scene
+        .run(mkdir("a/b").with("mode", "0700"))
+        .await
+        .assert_success();
+    assert_eq!(
+        fs::metadata(scene.path("a/b")).unwrap().mode() & 0o7777,
+        0o700
+    );
+    assert_ne!(
+        fs::metadata(scene.path("a")).unwrap().mode() & 0o7777,
+        0o700
+    );
+    // Again, with a slash, below home written out, and without a mode.
+    for path in ["a/b", "a/b/", "~/a/b"] {
+        scene.run(mkdir(path)).await.assert_success();
+    }
+    assert_eq!(
+        fs::metadata(scene.path("a/b")).unwrap().mode() & 0o7777,
+        0o700
+    );
+    scene.file("a/file", b"");
+    let told = scene.run(mkdir("a/file")).await;
+    assert_eq!(
+        told.reports,
+        ["cannot make folder `a/file` on web1: Not a directory"]
+    );
+}
+
+#[tokio::test]
+async fn copies_that_make_no_sense_are_refused_with_a_hint() {
+    let scene = Scene::new();
+    for paths in [
+        &["a", "b"][..],
+        &["web1:a", "web2:b"],
+        &["web1:a", "web1:b"],
+        &["web1:a", "web2:b", "c"],
+        &["web1:a", "b", "c"],
+        &["a", "web1:b", "web1:c"],
+        &["web1:a"],
+        &[],
+    ] {
+        let mut arguments = Arguments::new();
+        arguments.extend("paths", paths);
+        let told = scene.run(arguments).await;
+        let fault = told.outcome.fault().unwrap().clone();
+        assert!(fault.hint().is_some(), "{paths:?}: {fault}");
+    }
+    let local = Arguments::new().with_flag("mkdir").with("paths", "a");
+    assert!(scene.run(local).await.fault().contains("--mkdir"));
+    let mode = scene.arguments(BOTH[0], &[b"a"], b"b").with("mode", "0999");
+    assert!(scene.run(mode).await.fault().contains("octal"));
+}
