@@ -1,5 +1,7 @@
 //! The program as its user meets it: streams, exit status, signals, terminal.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
-use legatus_core::{Registry, UnknownModule};
+use legatus_core::{Module, Registry, UnknownModule};
 
 pub use check::UnusableSpec;
 pub use globals::Globals;
@@ -37,8 +37,8 @@ pub enum Task {
     Fixed(Fixed),
 }
 
-/// The tree of all subcommands, those of modules included. Modules without a Sender have none;
-/// those whose spec cannot become one are left out with a warning in the log.
+/// The tree of all subcommands, those of modules included. Modules without a Sender have none,
+/// nor have those whose spec cannot become one; [`parse`] says why when one of them is called.
 pub fn command(registry: &Registry) -> Command {
     let fixed = fixed();
     let mut root = fixed.clone();
@@ -47,13 +47,10 @@ pub fn command(registry: &Registry) -> Command {
         .filter(|module| module.sender().is_some());
     for (place, module) in with_sender.enumerate() {
         let spec = module.spec();
-        match check::check(&fixed, spec) {
+        if check::check(&fixed, spec).is_ok() {
             // Modules are what people look for, so help shows them first.
-            Ok(()) => {
-                let order = |command: Command| command.display_order(place);
-                root = root.subcommands(module::commands(spec).map(order));
-            }
-            Err(error) => tracing::warn!("the module `{}` is left out: {error}", spec.name),
+            let order = |command: Command| command.display_order(place);
+            root = root.subcommands(module::commands(spec).map(order));
         }
     }
     root
@@ -133,8 +130,8 @@ fn in_lower_case(
     let Ok(module) = registry.resolve(name) else {
         return Ok(None);
     };
-    if module.sender().is_none() {
-        let text = format!("the module `{name}` has no client half here\n");
+    if let Some(reason) = unusable(module.as_ref()) {
+        let text = format!("the module `{name}` cannot be called: {reason}\n");
         return Err(clap::Error::raw(ErrorKind::InvalidSubcommand, text));
     }
     let lower = name.to_ascii_lowercase();
@@ -144,6 +141,15 @@ fn in_lower_case(
     };
     *word = lower.into();
     Ok(Some(command_line))
+}
+
+/// Why a module has no subcommand.
+fn unusable(module: &dyn Module) -> Option<String> {
+    if module.sender().is_none() {
+        return Some("it has no client half here".to_owned());
+    }
+    let unusable = check::check(&fixed(), module.spec()).err();
+    unusable.map(|error| error.to_string())
 }
 
 /// Adds the nearest subcommand where clap sees none that is near enough.

@@ -400,6 +400,7 @@ fn a_module_whose_spec_cannot_be_a_subcommand_is_left_out() {
         let root = fixed();
         assert_eq!(check::check(&root, &bad), Err(expected));
         let mut registry = Registry::new();
+        let name = bad.name.to_string();
         registry
             .add(Described {
                 spec: bad,
@@ -410,6 +411,12 @@ fn a_module_whose_spec_cannot_be_a_subcommand_is_left_out() {
         assert_eq!(
             tree.get_subcommands().count(),
             root.get_subcommands().count()
+        );
+        let error = parse(&registry, words(&[&name, "web1"])).unwrap_err();
+        let is_fixed = error.kind() == ErrorKind::UnknownArgument;
+        assert!(
+            is_fixed || error.to_string().contains("cannot be called"),
+            "{error}"
         );
     }
 }

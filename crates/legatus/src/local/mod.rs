@@ -191,7 +191,7 @@ impl Local for ProcessLocal {
     fn report(&self, line: &str) {
         // In raw mode the terminal does not return the carriage by itself.
         let end = if terminal::is_raw() { "\r\n" } else { "\n" };
-        let line = format!("legatus: {}{end}", printable(line));
+        let line = format!("legatus: {}{end}", printable(line.trim_end()));
         self.progress.beside(|| console::complain(&line));
     }
 

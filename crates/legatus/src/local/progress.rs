@@ -13,6 +13,13 @@ const DRAWS_A_SECOND: u8 = 10;
 /// Columns that the name of what is worked on may take.
 const NAME_COLUMNS: usize = 40;
 
+/// Work whose size is known.
+const SIZED: &str =
+    "{prefix} {bytes}/{total_bytes} [{bar:24}] {percent}% {bytes_per_sec}, {eta} left  {msg}";
+
+/// Work whose size is not known.
+const UNSIZED: &str = "{prefix} {bytes} {bytes_per_sec}  {msg}";
+
 /// Where progress is shown.
 pub(super) struct Display {
     is_shown: bool,
@@ -61,10 +68,11 @@ impl Progress for Display {
         let work = work.get_or_insert_with(Work::begin);
         work.all_entries = entries;
         if bytes > 0 {
+            // Only the first time, since parsing a template takes its time.
+            if work.bar.length().is_none() {
+                work.bar.set_style(style(SIZED));
+            }
             work.bar.set_length(bytes);
-            work.bar.set_style(style(
-                "{prefix} {bytes}/{total_bytes} [{bar:24}] {percent}% {bytes_per_sec}, {eta} left  {msg}",
-            ));
         }
     }
 
@@ -94,7 +102,7 @@ impl Work {
     fn begin() -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(DRAWS_A_SECOND);
         let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(style("{prefix} {bytes} {bytes_per_sec}  {msg}"));
+        bar.set_style(style(UNSIZED));
         Self {
             bar,
             entries: 0,
