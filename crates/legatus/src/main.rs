@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `legatus`; everything is in the library of the same name.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    legatus::main()
+}

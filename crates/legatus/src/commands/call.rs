@@ -1,0 +1,62 @@
+//! A call of a module on a host, from the configuration to the verdict.
+
+use std::process::ExitCode;
+
+use legatus_core::{Fault, Outcome};
+
+use super::Context;
+use crate::config::{Configuration, ResolvedHost};
+use crate::connect::Connector;
+use crate::invocation::Invocation;
+use crate::local::ProcessLocal;
+use crate::logging;
+use crate::verdict;
+
+/// Calls a module and tells how that ended.
+pub(crate) fn run(invocation: Invocation, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+    let configuration = Configuration::load(context.globals, context.environment)?;
+    start_logging(&configuration)?;
+    let host = configuration.resolve(&invocation.host)?;
+    let json = context.globals.json;
+    let local = ProcessLocal::new(json)?;
+    // One thread is enough for one connection, and starts fastest.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(call(invocation, &host, context.connector, &local));
+    runtime.shutdown_background();
+    if local.stdout_is_broken() && outcome.fault().is_some() {
+        return Ok(ExitCode::from(verdict::BROKEN_PIPE));
+    }
+    Ok(verdict::tell(&outcome, json))
+}
+
+/// Connects and lets the module's Sender do its work; ends when all output has been written, too.
+pub(crate) async fn call(
+    invocation: Invocation,
+    host: &ResolvedHost,
+    connector: &dyn Connector,
+    local: &ProcessLocal,
+) -> Outcome {
+    let Invocation {
+        module, arguments, ..
+    } = invocation;
+    let name = &module.spec().name;
+    let Some(sender) = module.sender() else {
+        return Outcome::Failed(Fault::new(format!(
+            "the module `{name}` has no client half here"
+        )));
+    };
+    let caller = match connector.connect(host, name).await {
+        Ok(caller) => caller,
+        Err(failure) => return failure.into(),
+    };
+    let outcome = sender.send(arguments, caller.as_ref(), local).await.into();
+    local.finish(outcome).await
+}
+
+pub(super) fn start_logging(configuration: &Configuration) -> anyhow::Result<()> {
+    let level = configuration.log_level();
+    let level = level.as_deref().unwrap_or(logging::DEFAULT_LEVEL);
+    logging::init(level, logging::Format::Text)
+}

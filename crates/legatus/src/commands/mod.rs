@@ -1,0 +1,74 @@
+//! The program's own subcommands, each in its own file. Modules are not among them.
+
+mod call;
+mod completions;
+mod help;
+mod holder;
+mod man;
+mod modules;
+mod pki;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use legatus_core::Registry;
+
+use crate::cli::{CommandLine, Globals, Task};
+use crate::connect::Connector;
+use crate::environment::Environment;
+
+/// The program's own subcommands.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Fixed {
+    /// Serve this machine to clients
+    Serve(serve::Arguments),
+    /// Make and show certificates
+    Pki(pki::Arguments),
+    /// Show the modules, here or on a host
+    Modules(modules::Arguments),
+    /// Show how a command is used
+    Help(help::Arguments),
+    /// Print a completion script for a shell
+    Completions(completions::Arguments),
+    /// Write manual pages
+    #[command(hide = true)]
+    Man(man::Arguments),
+    /// Hold a session or a command for a server
+    #[command(hide = true)]
+    Holder(holder::Arguments),
+}
+
+/// What every subcommand may use.
+pub(crate) struct Context<'a> {
+    pub(crate) globals: &'a Globals,
+    pub(crate) environment: &'a Environment,
+    pub(crate) registry: &'a Registry,
+    pub(crate) connector: &'a dyn Connector,
+}
+
+/// Does what the command line asks for.
+pub(crate) fn run(
+    command_line: CommandLine,
+    registry: &Registry,
+    connector: &dyn Connector,
+) -> anyhow::Result<ExitCode> {
+    let context = Context {
+        globals: &command_line.globals,
+        environment: &Environment::Process,
+        registry,
+        connector,
+    };
+    match command_line.task {
+        Task::Call(invocation) => call::run(invocation, &context),
+        Task::Fixed(fixed) => match fixed {
+            Fixed::Serve(arguments) => serve::run(arguments, &context),
+            Fixed::Pki(arguments) => pki::run(arguments, &context),
+            Fixed::Modules(arguments) => modules::run(&arguments, &context),
+            Fixed::Help(arguments) => help::run(&arguments, &context),
+            Fixed::Completions(arguments) => completions::run(&arguments, &context),
+            Fixed::Man(arguments) => man::run(&arguments, &context),
+            Fixed::Holder(arguments) => holder::run(arguments, &context),
+        },
+    }
+}

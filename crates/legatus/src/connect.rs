@@ -1,0 +1,74 @@
+//! How calls reach a host.
+
+use legatus_core::wire::DescribeReply;
+use legatus_core::{BoxFuture, Caller, Fault, Outcome};
+
+use crate::config::ResolvedHost;
+
+/// Connects to hosts. The command line knows nothing else of the network.
+pub trait Connector: Send + Sync {
+    /// Connects to a host, for calls of one module.
+    ///
+    /// # Errors
+    /// When the host cannot be reached, is not who it should be, or turns the user away.
+    fn connect<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+        module: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn Caller>, ConnectFailure>>;
+
+    /// Connects to a host and asks what it is and what it offers.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`].
+    fn describe<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+    ) -> BoxFuture<'a, Result<DescribeReply, ConnectFailure>>;
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// The server turned the user away.
+    Denied(Fault),
+    /// There is no (right) server to talk to.
+    Unavailable(Fault),
+}
+
+impl From<ConnectFailure> for Outcome {
+    fn from(failure: ConnectFailure) -> Self {
+        match failure {
+            ConnectFailure::Denied(fault) => Self::Denied(fault),
+            ConnectFailure::Unavailable(fault) => Self::Unavailable(fault),
+        }
+    }
+}
+
+/// Connects to nothing yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unwired;
+
+impl Unwired {
+    fn failure<T: Send + 'static>(self) -> BoxFuture<'static, Result<T, ConnectFailure>> {
+        let fault = Fault::new("not wired yet");
+        Box::pin(std::future::ready(Err(ConnectFailure::Unavailable(fault))))
+    }
+}
+
+impl Connector for Unwired {
+    fn connect<'a>(
+        &'a self,
+        _host: &'a ResolvedHost,
+        _module: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn Caller>, ConnectFailure>> {
+        self.failure()
+    }
+
+    fn describe<'a>(
+        &'a self,
+        _host: &'a ResolvedHost,
+    ) -> BoxFuture<'a, Result<DescribeReply, ConnectFailure>> {
+        self.failure()
+    }
+}

@@ -1,0 +1,63 @@
+//! Legatus: runs commands and moves files on other machines over mutual TLS, through modules.
+//!
+//! This is the program as a library. Most who embed Legatus need only what is re-exported here from
+//! the crates below; whoever ships a program of modules of their own calls [`main_with`].
+
+pub mod cli;
+mod commands;
+pub mod config;
+pub mod connect;
+mod console;
+pub mod environment;
+pub mod invocation;
+pub mod local;
+pub mod logging;
+pub mod verdict;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use legatus_core::Registry;
+
+pub use legatus_core as core;
+pub use legatus_modules as modules;
+pub use legatus_net as net;
+
+use connect::Connector;
+
+/// The program `legatus`, with the built-in modules.
+pub fn main() -> ExitCode {
+    let registry = match legatus_modules::builtin() {
+        Ok(registry) => registry,
+        Err(error) => return verdict::tell_error(&error.into(), false),
+    };
+    main_with(&registry, &connect::Unwired, std::env::args_os())
+}
+
+/// The program with these modules and this way to reach hosts; `command_line` begins with the
+/// program's name.
+pub fn main_with(
+    registry: &Registry,
+    connector: &dyn Connector,
+    command_line: impl IntoIterator<Item = OsString>,
+) -> ExitCode {
+    let command_line = match cli::parse(registry, command_line) {
+        Ok(command_line) => command_line,
+        Err(error) => return explain(&error),
+    };
+    let json = command_line.globals.json;
+    match commands::run(command_line, registry, connector) {
+        Ok(status) => status,
+        Err(error) => verdict::tell_error(&error, json),
+    }
+}
+
+/// Shows a usage error, or help or the version that was asked for.
+fn explain(error: &clap::Error) -> ExitCode {
+    let status = u8::try_from(error.exit_code()).unwrap_or(2);
+    match error.print() {
+        Ok(()) => ExitCode::from(status),
+        Err(_) if error.use_stderr() => ExitCode::from(status),
+        Err(_) => ExitCode::from(verdict::BROKEN_PIPE),
+    }
+}

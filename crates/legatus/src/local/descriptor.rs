@@ -1,0 +1,62 @@
+//! Blocking reads and writes of descriptors that are shared with other processes, and so stay as
+//! they are: no O_NONBLOCK is set on them, and one that somebody else set is borne.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+/// What a pipe holds if it may be enlarged: as much as an unprivileged user can have by default
+/// (`/proc/sys/fs/pipe-max-size`), so that both ends are woken seldom.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// Reads into `buffer`, waiting for data; returns how many bytes were added, 0 at the end.
+pub(super) fn read(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    loop {
+        match rustix::io::read(fd, &mut *buffer) {
+            Ok((read, _)) => return Ok(read.len()),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(fd, PollFlags::IN)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Writes all of `bytes`, waiting for whoever reads.
+pub(super) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(fd, PollFlags::OUT)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a write of a few bytes would not wait.
+pub(super) fn is_writable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+    let now = Timespec::default();
+    matches!(poll(&mut fds, Some(&now)), Ok(1))
+}
+
+fn wait(fd: BorrowedFd<'_>, flags: PollFlags) -> Result<(), Errno> {
+    let mut fds = [PollFd::new(&fd, flags)];
+    match poll(&mut fds, None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets a pipe hold more, if the descriptor is one.
+pub(super) fn enlarge_pipe(fd: impl AsFd) {
+    if matches!(rustix::pipe::fcntl_getpipe_size(&fd), Ok(size) if size < PIPE_BYTES) {
+        // A user who has many pipes may not enlarge more of them; a small one works too.
+        rustix::pipe::fcntl_setpipe_size(&fd, PIPE_BYTES).ok();
+    }
+}
