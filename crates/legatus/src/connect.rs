@@ -44,31 +44,3 @@ impl From<ConnectFailure> for Outcome {
         }
     }
 }
-
-/// Connects to nothing yet.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unwired;
-
-impl Unwired {
-    fn failure<T: Send + 'static>(self) -> BoxFuture<'static, Result<T, ConnectFailure>> {
-        let fault = Fault::new("not wired yet");
-        Box::pin(std::future::ready(Err(ConnectFailure::Unavailable(fault))))
-    }
-}
-
-impl Connector for Unwired {
-    fn connect<'a>(
-        &'a self,
-        _host: &'a ResolvedHost,
-        _module: &'a str,
-    ) -> BoxFuture<'a, Result<Box<dyn Caller>, ConnectFailure>> {
-        self.failure()
-    }
-
-    fn describe<'a>(
-        &'a self,
-        _host: &'a ResolvedHost,
-    ) -> BoxFuture<'a, Result<DescribeReply, ConnectFailure>> {
-        self.failure()
-    }
-}

@@ -12,6 +12,8 @@ pub mod environment;
 pub mod invocation;
 pub mod local;
 pub mod logging;
+mod network;
+mod serve;
 pub mod verdict;
 
 use std::ffi::OsString;
@@ -24,6 +26,7 @@ pub use legatus_modules as modules;
 pub use legatus_net as net;
 
 use connect::Connector;
+pub use network::Network;
 
 /// The program `legatus`, with the built-in modules.
 pub fn main() -> ExitCode {
@@ -31,7 +34,7 @@ pub fn main() -> ExitCode {
         Ok(registry) => registry,
         Err(error) => return verdict::tell_error(&error.into(), false),
     };
-    main_with(&registry, &connect::Unwired, std::env::args_os())
+    main_with(&registry, &Network::new(&registry), std::env::args_os())
 }
 
 /// The program with these modules and this way to reach hosts; `command_line` begins with the

@@ -208,12 +208,14 @@ pub enum RootSource {
     Bundle(PemSource),
     /// The authorities that the operating system trusts.
     System,
+    /// Both.
+    BundleAndSystem(PemSource),
 }
 
 impl RootSource {
     pub(super) fn path(&self) -> Option<&Path> {
         match self {
-            Self::Bundle(bundle) => bundle.path(),
+            Self::Bundle(bundle) | Self::BundleAndSystem(bundle) => bundle.path(),
             Self::System => None,
         }
     }
@@ -222,6 +224,11 @@ impl RootSource {
         match self {
             Self::Bundle(bundle) => load_bundle(bundle),
             Self::System => load_system_roots(),
+            Self::BundleAndSystem(bundle) => {
+                let mut roots = load_bundle(bundle)?;
+                roots.roots.extend(load_system_roots()?.roots);
+                Ok(roots)
+            }
         }
     }
 }

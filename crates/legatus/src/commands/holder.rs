@@ -1,14 +1,5 @@
-//! `legatus holder`: holds a session or a command for a server, and outlives its connections.
+//! `legatus holder`: how a server starts a process that runs one Commander; see `legatus_host`.
 
-use std::process::ExitCode;
-
-use super::Context;
-
-/// The flags of `legatus holder`.
+/// The flags of `legatus holder`: none, everything comes through its sockets.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {}
-
-/// Holds a session or a command for a server, and outlives its connections.
-pub(crate) fn run(_arguments: Arguments, _context: &Context<'_>) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`holder` is not wired yet")
-}

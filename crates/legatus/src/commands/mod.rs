@@ -7,7 +7,6 @@ mod holder;
 mod man;
 mod modules;
 mod pki;
-mod serve;
 
 use std::process::ExitCode;
 
@@ -17,14 +16,16 @@ use legatus_core::Registry;
 use crate::cli::{CommandLine, Globals, Task};
 use crate::connect::Connector;
 use crate::environment::Environment;
+use crate::serve::{self, ServeArguments};
 
 /// The program's own subcommands.
-#[derive(Subcommand, Clone, Debug)]
+#[derive(Subcommand, Debug)]
 pub enum Fixed {
     /// Serve this machine to clients
-    Serve(serve::Arguments),
+    Serve(ServeArguments),
     /// Make and show certificates
-    Pki(pki::Arguments),
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
     /// Show the modules, here or on a host
     Modules(modules::Arguments),
     /// Show how a command is used
@@ -62,13 +63,13 @@ pub(crate) fn run(
     match command_line.task {
         Task::Call(invocation) => call::run(invocation, &context),
         Task::Fixed(fixed) => match fixed {
-            Fixed::Serve(arguments) => serve::run(arguments, &context),
-            Fixed::Pki(arguments) => pki::run(arguments, &context),
+            Fixed::Serve(arguments) => serve::run(arguments, context.globals, registry),
+            Fixed::Pki(command) => command.run().map(|()| ExitCode::SUCCESS),
             Fixed::Modules(arguments) => modules::run(&arguments, &context),
             Fixed::Help(arguments) => help::run(&arguments, &context),
             Fixed::Completions(arguments) => completions::run(&arguments, &context),
             Fixed::Man(arguments) => man::run(&arguments, &context),
-            Fixed::Holder(arguments) => holder::run(arguments, &context),
+            Fixed::Holder(holder::Arguments {}) => Ok(legatus_host::holder_main(registry)),
         },
     }
 }

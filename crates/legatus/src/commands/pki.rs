@@ -11,7 +11,7 @@ use legatus_net::pki::{self, AuthorityOptions, Holder, IssueOptions, Subject, Va
 
 /// Makes, signs and shows certificates.
 #[derive(Debug, Subcommand)]
-pub(crate) enum PkiCommand {
+pub enum PkiCommand {
     /// Make a certificate authority: ca.crt and ca.key
     #[command(
         after_help = "Give ca.crt to every server and client (--ca). Whoever has ca.key can make \
@@ -32,7 +32,7 @@ pub(crate) enum PkiCommand {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Init {
+pub struct Init {
     #[command(flatten)]
     target: TargetArguments,
     /// Days of validity
@@ -52,7 +52,7 @@ pub(crate) struct Init {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Issue {
+pub struct Issue {
     #[command(flatten)]
     target: TargetArguments,
     #[command(flatten)]
@@ -77,7 +77,7 @@ pub(crate) struct Issue {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub(crate) struct HolderArguments {
+pub struct HolderArguments {
     /// Issue for a server of this DNS name or IP address
     #[arg(long, value_name = "NAME")]
     server: Option<String>,
@@ -87,7 +87,7 @@ pub(crate) struct HolderArguments {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Quickstart {
+pub struct Quickstart {
     #[command(flatten)]
     target: TargetArguments,
     /// The server's DNS name or IP address
@@ -104,7 +104,7 @@ pub(crate) struct Quickstart {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Show {
+pub struct Show {
     /// A PEM file of certificates, a certificate request or a key
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -114,7 +114,7 @@ pub(crate) struct Show {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct TargetArguments {
+pub struct TargetArguments {
     /// Folder of the authority and its certificates
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
@@ -124,7 +124,7 @@ pub(crate) struct TargetArguments {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct LeafArguments {
+pub struct LeafArguments {
     /// Days of validity of server and client certificates, never beyond the authority's: there is
     /// no revocation, so this bounds what a lost key is worth
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = days())]

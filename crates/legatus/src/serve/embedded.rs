@@ -5,7 +5,6 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result};
 use legatus_core::{Policy, Registry};
-use legatus_host::Launcher;
 use legatus_net::pki::Authority;
 use legatus_net::tls::{ClientTls, PairSource, PemSource, RootSource, ServerTls};
 use legatus_net::{Audit, Endpoint, Server, ServerHandle, ServerLimits, ServerOptions};
@@ -36,7 +35,7 @@ impl Embedded {
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let server = Server::new(ServerOptions {
-            registry: legatus_host::isolate_all(registry, Launcher::new(None)?)?,
+            registry: legatus_host::isolate_all(registry, super::launcher(None))?,
             policy: Policy::allow_all("local"),
             audit: Audit::none(),
             tls: Arc::new(server_tls),

@@ -10,20 +10,26 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use legatus_core::{Policy, Registry};
+use legatus_core::{Fault, Policy, Registry};
 use legatus_host::{Launcher, User};
 use legatus_net::tls::{PemSource, ServerTls};
 use legatus_net::{Audit, Server, ServerOptions, parse_policy};
+
+use crate::cli::Globals;
 
 pub(crate) use self::embedded::Embedded;
 pub(crate) use self::options::ServeArguments;
 use self::options::Settings;
 
 /// Runs a server until it has drained.
-pub(crate) fn run(arguments: ServeArguments, registry: &Registry) -> Result<ExitCode> {
-    let settings = Settings::gather(arguments)?;
-    crate::logging::init(settings.log_level.as_deref().unwrap_or("info"), settings.log_format);
-    let run_as = run_as(&settings)?;
+pub(crate) fn run(
+    arguments: ServeArguments,
+    globals: &Globals,
+    registry: &Registry,
+) -> Result<ExitCode> {
+    let settings = Settings::gather(arguments, globals)?;
+    crate::logging::init(settings.log_level.as_deref().unwrap_or("info"), settings.log_format)?;
+    let launcher = launcher(run_as(&settings)?);
     raise_descriptor_limit();
     let tls = Arc::new(ServerTls::new(
         settings.pairs.clone(),
@@ -31,7 +37,7 @@ pub(crate) fn run(arguments: ServeArguments, registry: &Registry) -> Result<Exit
     )?);
     let policy = load_policy(&settings)?;
     let audit = Audit::open(&settings.state_dir).context("no audit, no calls")?;
-    let registry = legatus_host::isolate_all(registry, Launcher::new(run_as)?)?;
+    let registry = legatus_host::isolate_all(registry, launcher)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _inside = runtime.enter();
     let listeners = handover::listeners(&settings.listen)?;
@@ -52,23 +58,31 @@ pub(crate) fn run(arguments: ServeArguments, registry: &Registry) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
+/// How the server's children are started: as this program, by its hidden subcommand.
+fn launcher(user: Option<User>) -> Launcher {
+    let launcher = Launcher::new(["holder"]).with_environment(std::env::vars_os());
+    match user {
+        Some(user) => launcher.with_user(user),
+        None => launcher,
+    }
+}
+
 /// The user whose rights calls get: root gives its own away only when told to.
 fn run_as(settings: &Settings) -> Result<Option<User>> {
     let root = rustix::process::geteuid().is_root();
     match &settings.run_as {
-        Some(name) if root => Ok(Some(User::by_name(name)?)),
+        Some(name) if root => Ok(Some(User::named(name)?)),
         Some(name) => {
-            let user = User::by_name(name)?;
+            let user = User::named(name)?;
             if user.uid != rustix::process::geteuid().as_raw() {
-                bail!(crate::Hinted::new(
-                    format!("cannot run calls as `{name}`: only root can change users"),
-                    "start the server as root, or leave out --run-as",
-                ));
+                bail!(
+                    Fault::new(format!("cannot run calls as `{name}`: only root can change users"))
+                        .with_hint("start the server as root, or leave out --run-as")
+                );
             }
             Ok(None)
         }
-        None if root => bail!(crate::Hinted::new(
-            "refusing to run every call as root",
+        None if root => bail!(Fault::new("refusing to run every call as root").with_hint(
             "name the user with --run-as USER; to really run calls as root, say --run-as root",
         )),
         None => Ok(None),

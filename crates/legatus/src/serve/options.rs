@@ -5,32 +5,24 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use legatus_core::DEFAULT_PORT;
+use legatus_core::{DEFAULT_PORT, Fault};
 use legatus_net::ServerLimits;
 use legatus_net::tls::PairSource;
 use serde::Deserialize;
 
-use crate::Hinted;
+use crate::cli::Globals;
+use crate::config;
 use crate::logging::Format;
 
 /// Where a server's configuration is, unless told otherwise.
 const DEFAULT_FILE: &str = "/etc/legatus/server.toml";
 
-/// Flags of `legatus serve`.
+/// Flags of `legatus serve`, beside the global ones.
 #[derive(Args, Debug)]
-pub(crate) struct ServeArguments {
+pub struct ServeArguments {
     /// Address and port to listen on; may be given more than once [default: 0.0.0.0:49022]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<String>,
-    /// The server's certificate chain (PEM); several are chosen by SNI
-    #[arg(long, value_name = "FILE", env = "LEGATUS_SERVER_CERT")]
-    cert: Vec<PathBuf>,
-    /// The key of each --cert, in the same order (PEM)
-    #[arg(long, value_name = "FILE", env = "LEGATUS_SERVER_KEY")]
-    key: Vec<PathBuf>,
-    /// The CA that client certificates must come from (PEM)
-    #[arg(long, value_name = "FILE", env = "LEGATUS_SERVER_CA")]
-    ca: Option<PathBuf>,
     /// Who may call what (TOML); without it every client certificate of the CA may call everything
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -40,12 +32,6 @@ pub(crate) struct ServeArguments {
     /// Where the audit is kept [default: /var/lib/legatus, or below the home folder]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// The server's configuration [default: /etc/legatus/server.toml if it exists]
-    #[arg(long, value_name = "FILE", env = "LEGATUS_SERVER_CONFIG")]
-    config: Option<PathBuf>,
-    /// How much is logged: error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
     /// How it is logged
     #[arg(long, value_name = "FORMAT", value_enum)]
     log_format: Option<Format>,
@@ -122,25 +108,25 @@ pub(super) struct Settings {
 
 impl Settings {
     /// Puts flags and file together.
-    pub(super) fn gather(flags: ServeArguments) -> Result<Self> {
-        let file = read_file(flags.config.as_deref())?;
-        let pairs = if flags.cert.is_empty() && flags.key.is_empty() {
+    pub(super) fn gather(flags: ServeArguments, globals: &Globals) -> Result<Self> {
+        let file = read_file(globals.config.as_deref())?;
+        let pairs = if globals.cert.is_empty() && globals.key.is_empty() {
             let pair = |pair: FilePair| PairSource::files(pair.cert, pair.key);
             file.identity.into_iter().map(pair).collect()
         } else {
-            pairs(flags.cert, flags.key)?
+            pairs(&globals.cert, &globals.key)?
         };
         if pairs.is_empty() {
-            bail!(Hinted::new(
-                "a server needs a certificate: --cert FILE --key FILE",
-                "`legatus pki quickstart --dir pki --server NAME --client YOU` makes a CA and both certificates",
+            bail!(Fault::new("a server needs a certificate: --cert FILE --key FILE").with_hint(
+                "`legatus pki quickstart --dir pki --server NAME --client YOU` makes a CA and both \
+                 certificates",
             ));
         }
-        let Some(ca) = flags.ca.or(file.ca) else {
-            bail!(Hinted::new(
-                "a server needs the CA of its clients: --ca FILE",
-                "it is the `ca.crt` that `legatus pki init` made",
-            ));
+        let Some(ca) = globals.ca.clone().or(file.ca) else {
+            bail!(
+                Fault::new("a server needs the CA of its clients: --ca FILE")
+                    .with_hint("it is the `ca.crt` that `legatus pki init` made")
+            );
         };
         let listen = [flags.listen, file.listen].into_iter().find(|addresses| !addresses.is_empty());
         Ok(Self {
@@ -150,7 +136,7 @@ impl Settings {
             policy: flags.policy.or(file.policy),
             run_as: flags.run_as.or(file.run_as),
             state_dir: flags.state_dir.or(file.state_dir).map_or_else(default_state, Ok)?,
-            log_level: flags.log_level.or(file.log_level),
+            log_level: globals.log_level.clone().or(file.log_level),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             limits: flags.limits.or(file.limits).over(ServerLimits::default()),
         })
@@ -195,7 +181,7 @@ impl LimitArguments {
 fn read_file(given: Option<&Path>) -> Result<File> {
     let path = given.unwrap_or(Path::new(DEFAULT_FILE));
     match std::fs::read_to_string(path) {
-        Ok(text) => crate::config::parse(&text, path),
+        Ok(text) => Ok(config::parse_document(path, &text)?),
         Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
             Ok(File::default())
         }
@@ -203,11 +189,11 @@ fn read_file(given: Option<&Path>) -> Result<File> {
     }
 }
 
-fn pairs(certificates: Vec<PathBuf>, keys: Vec<PathBuf>) -> Result<Vec<PairSource>> {
+fn pairs(certificates: &[PathBuf], keys: &[PathBuf]) -> Result<Vec<PairSource>> {
     if certificates.len() != keys.len() {
         bail!("{} --cert and {} --key do not make pairs", certificates.len(), keys.len());
     }
-    let pairs = certificates.into_iter().zip(keys);
+    let pairs = certificates.iter().zip(keys);
     Ok(pairs.map(|(chain, key)| PairSource::files(chain, key)).collect())
 }
 

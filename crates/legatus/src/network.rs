@@ -1,0 +1,109 @@
+//! Reaches hosts over the network, and the host `local` without one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use legatus_core::wire::DescribeReply;
+use legatus_core::{BoxFuture, Caller, Fault, Registry};
+use legatus_net::tls::{ClientTls, PairSource, PemSource, RootSource, TlsError};
+use legatus_net::{Client, ClientOptions, Endpoint as Address};
+
+use crate::config::{Endpoint, IdentityFiles, ResolvedHost};
+use crate::connect::{ConnectFailure, Connector};
+use crate::serve::Embedded;
+
+/// Connects over TCP and mutual TLS.
+pub struct Network<'a> {
+    registry: &'a Registry,
+    /// The server behind the host `local`. It lives as long as this, so that it can finish what
+    /// its calls have started.
+    embedded: Mutex<Option<Embedded>>,
+}
+
+impl std::fmt::Debug for Network<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Network<'a> {
+    /// Reaches hosts; the host `local` serves these modules.
+    pub fn new(registry: &'a Registry) -> Self {
+        Self {
+            registry,
+            embedded: Mutex::default(),
+        }
+    }
+
+    async fn client(&self, host: &ResolvedHost) -> Result<Client, ConnectFailure> {
+        let (address, tls) = self.way_to(host).map_err(ConnectFailure::Unavailable)?;
+        let options = ClientOptions {
+            tls,
+            connect_timeout: host.connect_timeout,
+        };
+        Client::connect(&address, &options)
+            .await
+            .map_err(|error| ConnectFailure::Unavailable(error.into()))
+    }
+
+    fn way_to(&self, host: &ResolvedHost) -> Result<(Address, Arc<ClientTls>), Fault> {
+        match &host.endpoint {
+            Endpoint::Embedded => self.embedded(),
+            Endpoint::Remote(remote) => {
+                let address = Address {
+                    host: remote.address.clone(),
+                    port: remote.port,
+                    server_name: remote.server_name.clone(),
+                };
+                let tls = client_tls(&remote.identity).map_err(|error| {
+                    let fault = Fault::new(format!("{:#}", anyhow::Error::new(error)));
+                    fault.with_hint("`legatus pki show FILE` tells what a file holds")
+                })?;
+                Ok((address, Arc::new(tls)))
+            }
+        }
+    }
+
+    fn embedded(&self) -> Result<(Address, Arc<ClientTls>), Fault> {
+        let mut embedded = self.embedded.lock().unwrap_or_else(PoisonError::into_inner);
+        let server = match embedded.take() {
+            Some(server) => server,
+            None => Embedded::start(self.registry)
+                .map_err(|error| Fault::new(format!("cannot start the embedded server: {error:#}")))?,
+        };
+        let server = embedded.insert(server);
+        Ok((server.endpoint.clone(), Arc::clone(&server.tls)))
+    }
+}
+
+impl Connector for Network<'_> {
+    fn connect<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+        module: &'a str,
+    ) -> BoxFuture<'a, Result<Box<dyn Caller>, ConnectFailure>> {
+        Box::pin(async move {
+            let client = self.client(host).await?;
+            Ok(Box::new(client.module(module)) as Box<dyn Caller>)
+        })
+    }
+
+    fn describe<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+    ) -> BoxFuture<'a, Result<DescribeReply, ConnectFailure>> {
+        Box::pin(async move {
+            let client = self.client(host).await?;
+            let told = client.describe().await;
+            told.map_err(|error| ConnectFailure::Unavailable(error.into()))
+        })
+    }
+}
+
+fn client_tls(files: &IdentityFiles) -> Result<ClientTls, TlsError> {
+    let roots = match &files.ca {
+        Some(ca) if files.system_roots => RootSource::BundleAndSystem(PemSource::File(ca.clone())),
+        Some(ca) => RootSource::Bundle(PemSource::File(ca.clone())),
+        None => RootSource::System,
+    };
+    ClientTls::new(Some(PairSource::files(&files.cert, &files.key)), roots)
+}
