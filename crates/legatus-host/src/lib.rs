@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Runs Commanders in child processes ("holders") of the same executable, behind the Channel.
+//!
+//! The server relays; whatever touches files or processes runs in a holder, which takes the
+//! caller's user before it does anything. [`isolate_all`] is the server's side, [`holder_main`] the
+//! child's. Two Unix sockets join them: one for data, one for controls, so that a control never
+//! waits behind data. Large messages pass through shared memory
+//! (`docs/decisions/0002-bulk-data-between-server-and-holder.md`).
+
+mod frame;
+mod holder;
+mod isolated;
+mod launcher;
+mod messages;
+mod pump;
+mod relay;
+mod slab;
+mod user;
+
+pub use holder::holder_main;
+pub use isolated::{isolate, isolate_all};
+pub use launcher::{DEFAULT_INLINE_BYTES, Launcher};
+pub use user::{User, UserError};

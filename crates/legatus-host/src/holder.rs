@@ -1,0 +1,329 @@
+//! The child's side: becomes the caller's user, then runs one Commander.
+
+use std::ffi::OsStr;
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use legatus_core::{
+    Call, CallId, Channel, Control, ControlSender, Fault, Module, Outcome, Peer, Policy, Registry,
+    limits, wire,
+};
+use prost::Message;
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::frame::{self, Frame, FrameError, HEADER_BYTES};
+use crate::messages::{self, Opening, Start};
+use crate::pump::{Link, Notices, PumpError};
+use crate::slab::End;
+use crate::user::UserError;
+
+/// How long a Commander may clean up after its cancellation before it is dropped: enough to end a
+/// process tree politely and, failing that, by force.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
+
+/// How long the outcome may take to be written after that.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The holder cannot do its work.
+#[derive(Debug, Error)]
+enum HolderError {
+    #[error("cannot {doing}")]
+    System {
+        doing: &'static str,
+        source: io::Error,
+    },
+    #[error("this is started by a server only: standard input and output are no sockets of one")]
+    NotStartedByServer(#[source] FrameError),
+    #[error("the server sent something else than a call")]
+    Unintelligible,
+    #[error(transparent)]
+    User(#[from] UserError),
+}
+
+/// Runs one call in this process, as the server at the other end of standard input and output
+/// asks; both must be sockets of a [`Launcher`](crate::Launcher). The process must have a single
+/// thread yet. `registry` has to know the modules that the server isolates.
+///
+/// The exit status is 0 when the server was told an outcome. What is wrong is logged.
+pub fn holder_main(registry: &Registry) -> ExitCode {
+    match serve(registry) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, "a holder failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(registry: &Registry) -> Result<(), HolderError> {
+    let (mut data, mut control) = take_sockets().map_err(system("take the sockets over"))?;
+    // A terminal that the server was started from is not ours, nor are its signals. It fails if
+    // somebody has seen to that already.
+    rustix::process::setsid().ok();
+    rustix::thread::set_name(c"legatus-holder").ok();
+    let (start, memory) = receive_start(&mut control)?;
+    if let Some(user) = &start.user
+        && let Err(error) = user.assume()
+    {
+        let fault = Fault::new(error.to_string())
+            .with_hint("only a server that runs as root can become other users");
+        tell(&mut data, Outcome::Unavailable(fault)).map_err(system("tell the outcome"))?;
+        return Err(error.into());
+    }
+    // A user without a usable home works in the root folder, as `login(1)` does.
+    let home = Path::new(OsStr::from_bytes(&start.folder));
+    if !start.folder.is_empty() && std::env::set_current_dir(home).is_err() {
+        std::env::set_current_dir("/").map_err(system("enter the root folder"))?;
+    }
+    // Only now is anything taken apart that a client has said.
+    let opening = receive_opening(&mut control)?;
+    match prepare(opening, registry) {
+        Ok(prepared) => run(prepared, data, control, memory),
+        Err(fault) => tell(&mut data, Outcome::Unavailable(fault)),
+    }
+    .map_err(system("run the call"))
+}
+
+fn system(doing: &'static str) -> impl Fn(io::Error) -> HolderError {
+    move |source| HolderError::System { doing, source }
+}
+
+/// Moves the sockets away from standard input and output, where programs that the Commander starts
+/// could inherit them.
+fn take_sockets() -> io::Result<(StdUnixStream, StdUnixStream)> {
+    let first_free = 3;
+    let data = fcntl_dupfd_cloexec(rustix::stdio::stdin(), first_free)?;
+    let control = fcntl_dupfd_cloexec(rustix::stdio::stdout(), first_free)?;
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok((data.into(), control.into()))
+}
+
+/// Receives the first frame, and the shared memory with it.
+fn receive_start(control: &mut StdUnixStream) -> Result<(Start, OwnedFd), HolderError> {
+    let mut header = [0; HEADER_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        &*control,
+        &mut [IoSliceMut::new(&mut header)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )
+    .map_err(|error| HolderError::NotStartedByServer(FrameError::Read(error.into())))?;
+    let memory = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    if received.bytes != HEADER_BYTES {
+        return Err(HolderError::NotStartedByServer(FrameError::Truncated));
+    }
+    let frame = frame::read_payload(control, header).map_err(HolderError::NotStartedByServer)?;
+    let Frame::User(start) = frame else {
+        return Err(HolderError::Unintelligible);
+    };
+    let start = Start::decode(start).map_err(|_| HolderError::Unintelligible)?;
+    Ok((start, memory.ok_or(HolderError::Unintelligible)?))
+}
+
+fn receive_opening(control: &mut impl Read) -> Result<Opening, HolderError> {
+    match frame::read(control).map_err(HolderError::NotStartedByServer)? {
+        Frame::Opening(opening) => {
+            Opening::decode(opening).map_err(|_| HolderError::Unintelligible)
+        }
+        _ => Err(HolderError::Unintelligible),
+    }
+}
+
+/// Tells an outcome before the call has begun.
+fn tell(data: &mut StdUnixStream, outcome: Outcome) -> io::Result<()> {
+    let (mut bytes, payload) = outcome_frame(outcome).encode();
+    bytes.extend_from_slice(&payload);
+    io::Write::write_all(data, &bytes)
+}
+
+/// The frame of an outcome. A fault that is too long for it is replaced.
+fn outcome_frame(outcome: Outcome) -> Frame {
+    let mut bytes = wire::Outcome::from(outcome).encode_to_vec();
+    if bytes.len() > limits::MESSAGE_BYTES {
+        let fault = Fault::new("the module failed, with a fault too long to be told");
+        bytes = wire::Outcome::from(Outcome::Failed(fault)).encode_to_vec();
+    }
+    Frame::Outcome(bytes.into())
+}
+
+/// A call that is ready to run.
+struct Prepared {
+    module: Arc<dyn Module>,
+    call: Call,
+    controls: ControlSender,
+    inline_bytes: usize,
+}
+
+fn prepare(opening: Opening, registry: &Registry) -> Result<Prepared, Fault> {
+    let effects = messages::effects(opening.effects());
+    let inline_bytes = usize::try_from(opening.inline_bytes)
+        .unwrap_or(usize::MAX)
+        .min(limits::MESSAGE_BYTES);
+    let open = opening.open.unwrap_or_default();
+    let module = Arc::clone(registry.resolve(&open.module)?);
+    let peer = Peer::assert_verified(opening.identity);
+    let permit = Policy::allow_all(opening.rule)
+        .authorise(&peer, module.spec(), effects)
+        .map_err(|denied| Fault::from(&denied))?;
+    let id =
+        CallId::try_from(open.call_id.clone()).map_err(|error| Fault::new(error.to_string()))?;
+    let (controls, receiver) = Control::queue();
+    let (deadline, request) = messages::deadline_and_request(open);
+    let mut call = Call::new(id, peer, permit, request, receiver);
+    call.deadline = deadline;
+    Ok(Prepared {
+        module,
+        call,
+        controls,
+        inline_bytes,
+    })
+}
+
+fn run(
+    prepared: Prepared,
+    data: StdUnixStream,
+    control: StdUnixStream,
+    memory: OwnedFd,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    data.set_nonblocking(true)?;
+    control.set_nonblocking(true)?;
+    let told = runtime.block_on(async {
+        let sockets = (UnixStream::from_std(data)?, UnixStream::from_std(control)?);
+        converse(prepared, sockets, memory).await
+    });
+    // Work that cannot be cancelled (a read of a slow disk) ends with the process.
+    runtime.shutdown_background();
+    told
+}
+
+/// Runs the Commander and relays what it says, until its outcome is told.
+async fn converse(
+    prepared: Prepared,
+    sockets: (UnixStream, UnixStream),
+    memory: OwnedFd,
+) -> io::Result<()> {
+    let mut link = Link::new(End::Holder, sockets, memory, prepared.inline_bytes);
+    let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
+    let (to_commander, from_commander) = ours.split();
+    let cancellation = prepared.call.cancellation.clone();
+    let commander = command(prepared.module, prepared.call, theirs);
+    let abort = commander.abort_handle();
+
+    let answer = async {
+        // When the server is gone the Commander learns it from its cancellation.
+        let open = link.writer.pump(from_commander, &cancellation).await;
+        let outcome = ended(commander.await);
+        open?;
+        link.writer.write(outcome_frame(outcome)).await
+    };
+    let messages = async {
+        let (never, kept) = (CancellationToken::new(), to_commander.clone());
+        let end = link.reader.pump(to_commander, &never).await;
+        if !matches!(end, Ok(Some(Frame::End))) {
+            // The server was lost, which a Commander must not take for the end of its input.
+            cancellation.cancelled().await;
+        }
+        drop(kept);
+        std::future::pending().await
+    };
+    let controls = async {
+        let deliver = |control| deliver(control, &prepared.controls, &cancellation);
+        if let Err(error) = link.control_reader.pump(deliver).await {
+            tracing::error!(%error, "the server's controls cannot be read");
+        }
+        cancellation.cancel();
+        std::future::pending().await
+    };
+    let notices = async {
+        notify(link.control_writer, &link.notices).await.ok();
+        std::future::pending().await
+    };
+    let impatience = async {
+        cancellation.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+        abort.abort();
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        told = answer => told,
+        told = messages => told,
+        told = controls => told,
+        told = notices => told,
+        () = impatience => Err(io::Error::other("the call did not end in time")),
+    }
+}
+
+/// Starts the Commander in a task of its own, so that a panic is no more than its outcome.
+fn command(
+    module: Arc<dyn Module>,
+    call: Call,
+    channel: Channel,
+) -> JoinHandle<Result<Outcome, Fault>> {
+    let span = call.span().clone();
+    let execution = async move {
+        match module.commander() {
+            Some(commander) => commander.execute(call, channel).await,
+            None => Err(Fault::new("the module has no Commander")),
+        }
+    };
+    tokio::spawn(execution.instrument(span))
+}
+
+fn ended(result: Result<Result<Outcome, Fault>, JoinError>) -> Outcome {
+    match result {
+        Ok(told) => told.into(),
+        Err(error) if error.is_panic() => Outcome::Failed(Fault::new("the module panicked")),
+        Err(_) => Outcome::Cancelled,
+    }
+}
+
+/// Passes a control of the server on.
+fn deliver(
+    control: Bytes,
+    controls: &ControlSender,
+    cancellation: &CancellationToken,
+) -> Result<(), PumpError> {
+    let request = wire::ControlRequest::decode(control).map_err(|_| PumpError::Unintelligible)?;
+    match Control::try_from(request.control) {
+        Ok(Control::Cancel) => cancellation.cancel(),
+        // It is dropped when too many wait already.
+        Ok(control) => drop(controls.send(control)),
+        Err(_) => return Err(PumpError::Unintelligible),
+    }
+    Ok(())
+}
+
+async fn notify(mut socket: OwnedWriteHalf, notices: &Notices) -> io::Result<()> {
+    loop {
+        frame::write(&mut socket, notices.next().await).await?;
+    }
+}

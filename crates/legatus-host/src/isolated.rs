@@ -1,0 +1,67 @@
+//! Modules whose Commander runs in a holder.
+
+use std::sync::Arc;
+
+use legatus_core::{
+    BoxFuture, Call, Channel, Commander, Fault, Inspection, Module, Outcome, Placement, Registry,
+    RegistryError, Request, Sender, Spec,
+};
+
+use crate::{Launcher, relay};
+
+/// The same modules, those of the placement [`Placement::Child`] isolated by [`isolate`].
+///
+/// # Errors
+/// None that adding the modules to `registry` has not told already.
+pub fn isolate_all(registry: &Registry, launcher: Launcher) -> Result<Registry, RegistryError> {
+    let launcher = Arc::new(launcher);
+    let mut isolated = Registry::new();
+    for module in registry.modules() {
+        match module.spec().placement {
+            Placement::Server => isolated.add_shared(Arc::clone(module))?,
+            Placement::Child => isolated.add(isolate(Arc::clone(module), Arc::clone(&launcher)))?,
+        }
+    }
+    Ok(isolated)
+}
+
+/// The same module with a Commander that runs in a holder, a process of its own for each call.
+/// Requests are still inspected in the server, before anything is started.
+///
+/// The child must know a module of the same name, see [`holder_main`](crate::holder_main).
+pub fn isolate(module: Arc<dyn Module>, launcher: Arc<Launcher>) -> impl Module {
+    Isolated { module, launcher }
+}
+
+struct Isolated {
+    module: Arc<dyn Module>,
+    launcher: Arc<Launcher>,
+}
+
+impl Module for Isolated {
+    fn spec(&self) -> &Spec {
+        self.module.spec()
+    }
+
+    fn commander(&self) -> Option<&dyn Commander> {
+        self.module.commander().is_some().then_some(self)
+    }
+
+    fn sender(&self) -> Option<&dyn Sender> {
+        self.module.sender()
+    }
+}
+
+impl Commander for Isolated {
+    fn inspect(&self, request: &Request) -> Result<Inspection, Fault> {
+        match self.module.commander() {
+            Some(commander) => commander.inspect(request),
+            None => Err(Fault::new("the module has no Commander")),
+        }
+    }
+
+    fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
+        let module = &self.module.spec().name;
+        Box::pin(relay::run(&self.launcher, module, call, channel))
+    }
+}

@@ -1,0 +1,130 @@
+//! How holders are started.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+use crate::messages::{RunAs, Start};
+use crate::user::User;
+
+/// Messages up to so many bytes travel through the socket, longer ones through shared memory:
+/// below, the copies cost less than the announcements and releases of slots do (decision record
+/// 0002 has the figures).
+pub const DEFAULT_INLINE_BYTES: usize = 32 << 10;
+
+/// How holders are started: which program, as which user.
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    /// The program. `/proc/self/exe` is the very file that the server was started from, also when
+    /// another has taken its name since.
+    pub executable: PathBuf,
+    /// Arguments with which the program calls [`holder_main`](crate::holder_main).
+    pub arguments: Vec<OsString>,
+    /// The user that holders become before they do anything; without one they stay the server's.
+    pub run_as: Option<User>,
+    /// Messages up to so many bytes travel through the socket, longer ones through shared memory.
+    pub inline_bytes: usize,
+    /// Variables of the holders' environment, see [`Launcher::with_environment`].
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Launcher {
+    /// Starts this program with these arguments and an empty environment, in the server's rights.
+    pub fn new(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            executable: "/proc/self/exe".into(),
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            run_as: None,
+            inline_bytes: DEFAULT_INLINE_BYTES,
+            environment: Vec::new(),
+        }
+    }
+
+    /// Takes from these variables what holders are to have: search path, language and time zone;
+    /// with the server's own rights also what tells who that user is.
+    #[must_use]
+    pub fn with_environment(
+        mut self,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Self {
+        self.environment = variables
+            .into_iter()
+            .filter(|(name, _)| is_for_everyone(name) || is_of_a_user(name))
+            .collect();
+        self
+    }
+
+    /// Holders become this user.
+    #[must_use]
+    pub fn with_user(mut self, user: User) -> Self {
+        self.run_as = Some(user);
+        self
+    }
+
+    /// Starts a holder with its ends of the two sockets as standard input and output. Nothing here
+    /// may need code between fork and exec: without it the child shares the server's memory until
+    /// it executes (`vfork`), and no page table of a big server is copied.
+    pub(crate) fn spawn(&self, data: OwnedFd, control: OwnedFd) -> io::Result<Child> {
+        let mut command = std::process::Command::new(&self.executable);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .stdin(Stdio::from(data))
+            .stdout(Stdio::from(control))
+            .stderr(Stdio::inherit());
+        match &self.run_as {
+            None => command.envs(self.environment.iter().map(|(name, value)| (name, value))),
+            Some(user) => command
+                .envs(
+                    self.environment
+                        .iter()
+                        .filter(|(name, _)| is_for_everyone(name))
+                        .map(|(name, value)| (name, value)),
+                )
+                .env("USER", &user.name)
+                .env("LOGNAME", &user.name)
+                .env("HOME", &user.home)
+                .env("SHELL", &user.shell),
+        };
+        Command::from(command).spawn()
+    }
+
+    pub(crate) fn start(&self) -> Start {
+        let home = match &self.run_as {
+            Some(user) => Some(user.home.as_os_str()),
+            None => self
+                .environment
+                .iter()
+                .find_map(|(name, value)| (name == "HOME").then_some(value.as_os_str())),
+        };
+        Start {
+            user: self.run_as.as_ref().map(RunAs::from),
+            folder: home.map(OsStr::as_bytes).unwrap_or_default().to_vec(),
+        }
+    }
+}
+
+fn is_for_everyone(name: &OsStr) -> bool {
+    ["PATH", "LANG", "LANGUAGE", "TZ", "RUST_BACKTRACE"]
+        .iter()
+        .any(|known| name == *known)
+        || name.as_bytes().starts_with(b"LC_")
+}
+
+fn is_of_a_user(name: &OsStr) -> bool {
+    [
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "TMPDIR",
+        "XDG_RUNTIME_DIR",
+    ]
+    .iter()
+    .any(|known| name == *known)
+}

@@ -1,0 +1,154 @@
+//! The operating system's users, and how a process becomes one for good.
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::unistd::{self, Gid, Uid};
+use thiserror::Error;
+
+use crate::messages::RunAs;
+
+/// A user of the operating system, with everything that a process needs to become it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Primary group's id.
+    pub gid: u32,
+    /// Ids of all groups, the primary one among them.
+    pub groups: Vec<u32>,
+    /// Home folder.
+    pub home: PathBuf,
+    /// Login shell.
+    pub shell: PathBuf,
+}
+
+/// A user could not be found, or a process could not become it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum UserError {
+    /// Nobody has that name.
+    #[error("there is no user `{0}`")]
+    Unknown(String),
+    /// The user database could not be asked.
+    #[error("cannot look up the user `{name}`")]
+    LookUp {
+        /// Whom.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process lacks the right to become the user.
+    #[error("cannot become the user `{name}`: {step} failed: {source}")]
+    Become {
+        /// Whom.
+        name: String,
+        /// The system call that failed.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process became the user but could become another again.
+    #[error("became the user `{0}`, but not for good")]
+    NotForGood(String),
+}
+
+impl User {
+    /// The user of that login name, from the system's user database.
+    ///
+    /// # Errors
+    /// When there is none, or the database cannot be asked.
+    pub fn named(name: &str) -> Result<Self, UserError> {
+        let look_up = |error: nix::errno::Errno| UserError::LookUp {
+            name: name.to_owned(),
+            source: error.into(),
+        };
+        let user = unistd::User::from_name(name)
+            .map_err(look_up)?
+            .ok_or_else(|| UserError::Unknown(name.to_owned()))?;
+        let text = std::ffi::CString::new(name).map_err(|_| UserError::Unknown(name.to_owned()))?;
+        let groups = unistd::getgrouplist(&text, user.gid).map_err(look_up)?;
+        Ok(Self {
+            name: user.name,
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            groups: groups.into_iter().map(Gid::as_raw).collect(),
+            home: user.dir,
+            shell: user.shell,
+        })
+    }
+}
+
+impl From<&User> for RunAs {
+    fn from(user: &User) -> Self {
+        Self {
+            name: user.name.clone(),
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.clone(),
+        }
+    }
+}
+
+impl RunAs {
+    /// Makes the whole process this user, for good.
+    pub(crate) fn assume(&self) -> Result<(), UserError> {
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        // A server that runs as this user already has no right to change anything, nor the need.
+        let already = !unistd::geteuid().is_root()
+            && unistd::getresuid()
+                .is_ok_and(|ids| [ids.real, ids.effective, ids.saved] == [uid; 3]);
+        if already {
+            return Ok(());
+        }
+        let failed = |step| {
+            move |error: nix::errno::Errno| UserError::Become {
+                name: self.name.clone(),
+                step,
+                source: error.into(),
+            }
+        };
+        let groups: Vec<_> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        unistd::setgroups(&groups).map_err(failed("setgroups"))?;
+        unistd::setresgid(gid, gid, gid).map_err(failed("setresgid"))?;
+        unistd::setresuid(uid, uid, uid).map_err(failed("setresuid"))?;
+        self.check(uid, gid)
+    }
+
+    /// Makes sure that there is no way back.
+    fn check(&self, uid: Uid, gid: Gid) -> Result<(), UserError> {
+        let user =
+            unistd::getresuid().is_ok_and(|ids| [ids.real, ids.effective, ids.saved] == [uid; 3]);
+        let group =
+            unistd::getresgid().is_ok_and(|ids| [ids.real, ids.effective, ids.saved] == [gid; 3]);
+        let root = Uid::from_raw(0);
+        let way_back = !uid.is_root() && unistd::setresuid(root, root, root).is_ok();
+        if user && group && !way_back {
+            Ok(())
+        } else {
+            Err(UserError::NotForGood(self.name.clone()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_nobody_has_is_an_error_that_tells_it() {
+        for name in ["no such user here", "", "a\0b"] {
+            let error = User::named(name).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn root_is_found_with_its_groups_and_home() {
+        let root = User::named("root").unwrap();
+        assert_eq!((root.uid, root.gid), (0, 0));
+        assert!(root.groups.contains(&0) && root.home.is_absolute());
+    }
+}
