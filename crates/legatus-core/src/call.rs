@@ -1,7 +1,7 @@
 //! One invocation of a module, as its Commander sees it.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -58,14 +58,17 @@ pub struct Request {
     pub arguments: Vec<Bytes>,
     /// The request in the module's own protobuf schema.
     pub body: Bytes,
+    /// The deadline that the Sender asks for: the server ends the call with
+    /// [`Outcome::Timeout`](crate::Outcome::Timeout) after so long.
+    pub timeout: Option<Duration>,
 }
 
 impl Request {
     /// A request in the module's own schema.
     pub fn from_body(body: impl Into<Bytes>) -> Self {
         Self {
-            arguments: Vec::new(),
             body: body.into(),
+            ..Self::default()
         }
     }
 
@@ -73,7 +76,7 @@ impl Request {
     pub fn from_arguments(arguments: impl IntoIterator<Item = impl Into<Bytes>>) -> Self {
         Self {
             arguments: arguments.into_iter().map(Into::into).collect(),
-            body: Bytes::new(),
+            ..Self::default()
         }
     }
 
