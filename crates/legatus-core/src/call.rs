@@ -58,7 +58,8 @@ pub struct Request {
     pub arguments: Vec<Bytes>,
     /// The request in the module's own protobuf schema.
     pub body: Bytes,
-    /// The call is ended with [`Outcome::Timeout`](crate::Outcome::Timeout) after so long.
+    /// The deadline that the Sender asks for: the server ends the call with
+    /// [`Outcome::Timeout`](crate::Outcome::Timeout) after so long.
     pub timeout: Option<Duration>,
 }
 
@@ -66,9 +67,8 @@ impl Request {
     /// A request in the module's own schema.
     pub fn from_body(body: impl Into<Bytes>) -> Self {
         Self {
-            arguments: Vec::new(),
             body: body.into(),
-            timeout: None,
+            ..Self::default()
         }
     }
 
@@ -76,8 +76,7 @@ impl Request {
     pub fn from_arguments(arguments: impl IntoIterator<Item = impl Into<Bytes>>) -> Self {
         Self {
             arguments: arguments.into_iter().map(Into::into).collect(),
-            body: Bytes::new(),
-            timeout: None,
+            ..Self::default()
         }
     }
 

@@ -85,6 +85,7 @@ pub(crate) fn deadline_and_request(open: wire::Open) -> (Option<Instant>, Reques
         .then(|| Instant::now().checked_add(left))
         .flatten();
     let request = Request {
+        timeout: None, // the server keeps the deadline
         arguments: open.arguments,
         body: open.request,
     };

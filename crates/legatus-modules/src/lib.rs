@@ -16,6 +16,7 @@ use legatus_core::{Registry, RegistryError};
 pub fn builtin() -> Result<Registry, RegistryError> {
     let mut registry = Registry::new();
     registry.add(echo::module())?;
+    registry.add(shell::module())?;
     registry.add(transfer_file::module())?;
     Ok(registry)
 }

@@ -1,1 +1,146 @@
-//! Module `shell`.
+//! `shell`: a command, a line, a script or an interactive login shell on the server.
+//!
+//! The Commander gives a command the environment of a fresh login, three pipes or a terminal, and
+//! ends its whole process tree if the caller goes away. The Sender connects the user's streams,
+//! signals and terminal to it.
+
+mod account;
+mod arguments;
+mod commander;
+mod escape;
+mod output;
+mod process_tree;
+mod program;
+mod request;
+mod script;
+mod sender;
+mod signals;
+mod spawn;
+#[cfg(test)]
+mod tests;
+
+/// The messages of `proto/legatus/shell/v1/shell.proto`.
+#[expect(unreachable_pub, reason = "generated")]
+mod messages {
+    include!(concat!(env!("OUT_DIR"), "/legatus.shell.v1.rs"));
+}
+
+use legatus_core::{
+    Argument, Arguments, BoxFuture, Call, Caller, Channel, Commander, Effects, Example, Fault,
+    Inspection, Local, Module, Outcome, Placement, Request, Sender, Spec, ValueKind,
+};
+use tracing::Instrument;
+
+/// The module `shell`.
+pub(crate) fn module() -> impl Module {
+    Shell { spec: spec() }
+}
+
+struct Shell {
+    spec: Spec,
+}
+
+impl Module for Shell {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn commander(&self) -> Option<&dyn Commander> {
+        Some(self)
+    }
+
+    fn sender(&self) -> Option<&dyn Sender> {
+        Some(self)
+    }
+}
+
+impl Commander for Shell {
+    fn inspect(&self, request: &Request) -> Result<Inspection, Fault> {
+        let request = request::decode(request)?;
+        Ok(Inspection {
+            effects: Effects::EXEC,
+            summary: request::summary(&request),
+        })
+    }
+
+    fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
+        let span = call.span().clone();
+        Box::pin(commander::execute(call, channel).instrument(span))
+    }
+}
+
+impl Sender for Shell {
+    fn send<'a>(
+        &'a self,
+        arguments: Arguments,
+        caller: &'a dyn Caller,
+        local: &'a dyn Local,
+    ) -> BoxFuture<'a, Result<Outcome, Fault>> {
+        Box::pin(sender::send(arguments, caller, local))
+    }
+}
+
+fn spec() -> Spec {
+    Spec {
+        name: "shell".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        summary: "Run a command, a script or an interactive shell".into(),
+        description: "Without a command it opens the user's login shell, on a terminal if there \
+            is one here. A command gets the environment of a fresh login and runs in the user's \
+            home directory; its standard input, output and error are connected to the ones here, \
+            and its exit status becomes the one here. Ctrl-C interrupts it; a second one within a \
+            second ends it with everything that it started, and so does losing the connection. \
+            On a terminal, `~.` at the beginning of a line leaves, and `~?` tells more."
+            .into(),
+        effects: Effects::EXEC,
+        placement: Placement::Child,
+        arguments: vec![
+            Argument::option("command", "LINE", "Run a line in the user's shell there")
+                .short('c')
+                .conflicts(&["script", "argument"]),
+            Argument::option(
+                "script",
+                "FILE",
+                "Run a script from here; what follows `--` are its arguments",
+            )
+            .value(ValueKind::Path),
+            Argument::option(
+                "interpreter",
+                "PROGRAM",
+                "Run the script with this program instead of the one in its first line",
+            ),
+            Argument::flag("tty", "Run on a terminal even if a command is given").short('t'),
+            Argument::option(
+                "env",
+                "NAME=VALUE",
+                "Set a variable in the environment there",
+            )
+            .repeated(),
+            Argument::option(
+                "cwd",
+                "DIR",
+                "Run in this directory there instead of in the home directory",
+            ),
+            Argument::option("timeout", "DURATION", "End the call after so long")
+                .value(ValueKind::Duration),
+            Argument::trailing(
+                "argument",
+                "ARG",
+                "The program and its arguments, exactly as they stand",
+            ),
+        ],
+        examples: vec![
+            Example::new("legatus shell local", "Opens an interactive shell"),
+            Example::new("legatus shell local -- uname -a", "Runs one command"),
+            Example::new(
+                "legatus shell local -c 'ls | wc -l'",
+                "Runs one line in the shell there",
+            ),
+            Example::new(
+                "legatus shell local --script deploy.sh -- --fast",
+                "Runs a script from here there, leaving nothing behind",
+            ),
+        ],
+        ..Spec::default()
+    }
+}

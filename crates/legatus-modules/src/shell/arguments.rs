@@ -1,0 +1,123 @@
+//! From a user's arguments to a request.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use bytes::Bytes;
+use legatus_core::{Arguments, Fault, Local, Request as CoreRequest, TerminalSize};
+use prost::Message;
+
+use super::messages::{Command, Login, Request, Script, Terminal, Variable, request::Mode};
+
+/// The locale's variables (locale(7)), which are passed on as by ssh.
+const LOCALE: [&str; 15] = [
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_ADDRESS",
+    "LC_COLLATE",
+    "LC_CTYPE",
+    "LC_IDENTIFICATION",
+    "LC_MEASUREMENT",
+    "LC_MESSAGES",
+    "LC_MONETARY",
+    "LC_NAME",
+    "LC_NUMERIC",
+    "LC_PAPER",
+    "LC_TELEPHONE",
+    "LC_TIME",
+];
+
+/// What a user's arguments ask for.
+pub(super) struct Asked {
+    pub(super) request: CoreRequest,
+    /// Whether it is to run on a terminal.
+    pub(super) on_terminal: bool,
+}
+
+/// What a user's arguments ask for.
+pub(super) fn request(arguments: &Arguments, local: &dyn Local) -> Result<Asked, Fault> {
+    let mode = mode(arguments)?;
+    let interactive = matches!(mode, Mode::Login(_)) && local.terminal().is_some();
+    let on_terminal = interactive || arguments.is_given("tty");
+    let request = Request {
+        environment: environment(arguments, local)?,
+        directory: bytes(arguments.last("cwd").unwrap_or_default()),
+        terminal: on_terminal.then(|| terminal(local)),
+        mode: Some(mode),
+    };
+    let mut request = CoreRequest::from_body(request.encode_to_vec());
+    request.timeout = arguments.duration("timeout")?;
+    Ok(Asked {
+        request,
+        on_terminal,
+    })
+}
+
+fn mode(arguments: &Arguments) -> Result<Mode, Fault> {
+    let words = arguments.all("argument").iter().map(|word| bytes(word));
+    let words: Vec<Bytes> = words.collect();
+    if arguments.is_given("interpreter") && !arguments.is_given("script") {
+        return Err(Fault::new("--interpreter runs a script, and none is given")
+            .with_hint("add --script FILE"));
+    }
+    match (arguments.last("command"), arguments.last("script")) {
+        (Some(_), Some(_)) => Err(Fault::new("--command and --script exclude each other")),
+        (Some(_), None) if !words.is_empty() => Err(Fault::new(
+            "--command takes the whole line, and nothing follows `--`",
+        )
+        .with_hint("without --command, what follows `--` is the command")),
+        (Some(line), None) => Ok(Mode::Line(bytes(line))),
+        (None, Some(script)) => Ok(Mode::Script(Script {
+            name: bytes(script),
+            interpreter: bytes(arguments.last("interpreter").unwrap_or_default()),
+            arguments: words,
+        })),
+        (None, None) if words.is_empty() => Ok(Mode::Login(Login {})),
+        (None, None) => Ok(Mode::Command(Command { arguments: words })),
+    }
+}
+
+fn environment(arguments: &Arguments, local: &dyn Local) -> Result<Vec<Variable>, Fault> {
+    let locale = LOCALE.iter().filter_map(|name| {
+        let value = local.environment(name)?;
+        Some(Ok(Variable {
+            name: Bytes::from_static(name.as_bytes()),
+            value: bytes(&value),
+        }))
+    });
+    let given = arguments.all("env").iter().map(|pair| {
+        let pair = bytes(pair);
+        match pair.iter().position(|byte| *byte == b'=') {
+            None | Some(0) => {
+                let shown = super::request::quoted(&pair);
+                Err(Fault::new(format!("{shown} sets no variable"))
+                    .with_hint("write --env NAME=VALUE"))
+            }
+            Some(end) => Ok(Variable {
+                name: pair.slice(..end),
+                value: pair.slice(end + 1..),
+            }),
+        }
+    });
+    locale.chain(given).collect()
+}
+
+fn terminal(local: &dyn Local) -> Terminal {
+    let size = local.terminal().map_or(
+        TerminalSize {
+            columns: 80,
+            rows: 24,
+        },
+        |terminal| terminal.size(),
+    );
+    Terminal {
+        kind: bytes(&local.environment("TERM").unwrap_or_default()),
+        columns: size.columns.into(),
+        rows: size.rows.into(),
+    }
+}
+
+fn bytes(text: &OsStr) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}

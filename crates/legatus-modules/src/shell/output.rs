@@ -1,0 +1,179 @@
+//! Moves what a command writes into messages, copying no byte but out of the kernel.
+//!
+//! Data is read right behind the room that its protobuf prefix needs, and the prefix is filled in
+//! afterwards.
+
+use std::io;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use legatus_core::{ChannelSender, Fault, limits::CHUNK_BYTES};
+use rustix::io::Errno;
+use tokio::net::unix::pipe;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes of the prefix: the field's tag, and a length of up to three bytes.
+const PREFIX_BYTES: usize = 4;
+const _: () = assert!(
+    CHUNK_BYTES < 1 << 21,
+    "a longer length needs a longer prefix"
+);
+
+/// Bytes that a pipe of the usual capacity holds. Reading so many at once shows bulk data.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// Capacity of a pipe that carries bulk data: the highest that Linux gives to everyone
+/// (`/proc/sys/fs/pipe-max-size`). Others keep the usual one, as all pipes of a user share a limit.
+const BULK_PIPE_BYTES: usize = 1 << 20;
+
+/// Bytes of room for data that comes now and then.
+const SMALL_BYTES: usize = 8 << 10;
+
+/// Which field of an `Output` message carries a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Field {
+    Stdout,
+    Stderr,
+}
+
+/// What a command writes could not be passed on.
+#[derive(Debug)]
+pub(super) enum PumpError {
+    /// The Sender no longer receives.
+    Gone,
+    /// The stream cannot be read.
+    Read(io::Error),
+}
+
+/// Sends all that comes out of `source`, until its end.
+///
+/// A terminal has no end of its own. It ends when nothing is left after its program `has_ended`;
+/// pipes end when the last process has closed them.
+pub(super) async fn pump(
+    source: &pipe::Receiver,
+    field: Field,
+    sink: &ChannelSender,
+    has_ended: &CancellationToken,
+) -> Result<(), PumpError> {
+    let mut frames = Frames::new(field);
+    loop {
+        let read = tokio::select! {
+            ready = source.readable() => match ready {
+                Ok(()) => frames.read(source),
+                Err(error) => Err(error),
+            },
+            () = has_ended.cancelled() => match frames.read_rest(source) {
+                // Nothing is left.
+                Err(error) if is_not_yet(&error) => return Ok(()),
+                read => read,
+            },
+        };
+        match read {
+            Ok(None) => return Ok(()),
+            Ok(Some(frame)) => sink.send(frame).await.map_err(|_| PumpError::Gone)?,
+            Err(error) if is_not_yet(&error) => {}
+            // A terminal whose other side is closed.
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Ok(()),
+            Err(error) => return Err(PumpError::Read(error)),
+        }
+    }
+}
+
+/// A message of its own, for what the Commander itself has to say in a stream.
+pub(super) fn message(field: Field, text: &str) -> Bytes {
+    let mut frames = Frames::new(field);
+    frames.buffer.put_bytes(0, PREFIX_BYTES);
+    frames.buffer.put_slice(text.as_bytes());
+    frames.finish(text.len())
+}
+
+fn is_not_yet(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+/// Reads messages of one stream.
+#[derive(Debug)]
+struct Frames {
+    field: Field,
+    buffer: BytesMut,
+    bulk: bool,
+}
+
+impl Frames {
+    fn new(field: Field) -> Self {
+        Self {
+            field,
+            buffer: BytesMut::new(),
+            bulk: false,
+        }
+    }
+
+    /// One message of what can be read now; `None` at the end.
+    fn read(&mut self, source: &pipe::Receiver) -> io::Result<Option<Bytes>> {
+        let wanted = if self.bulk { CHUNK_BYTES } else { PIPE_BYTES };
+        if self.buffer.capacity() < PREFIX_BYTES + SMALL_BYTES.max(wanted / 4) {
+            self.buffer.reserve(PREFIX_BYTES + wanted);
+        }
+        self.buffer.put_bytes(0, PREFIX_BYTES);
+        let room = (self.buffer.capacity() - PREFIX_BYTES).min(CHUNK_BYTES);
+        match source.try_read_buf(&mut (&mut self.buffer).limit(room)) {
+            Ok(0) => Ok(None),
+            Ok(length) => {
+                if length >= PIPE_BYTES && !self.bulk {
+                    self.bulk = true;
+                    // Only faster, so it may fail: terminals have no such thing, users limits.
+                    rustix::pipe::fcntl_setpipe_size(source, BULK_PIPE_BYTES).ok();
+                }
+                Ok(Some(self.finish(length)))
+            }
+            Err(error) => {
+                self.buffer.clear();
+                Err(error)
+            }
+        }
+    }
+
+    /// The same for what is left, asking the kernel and not what Tokio knows of it.
+    fn read_rest(&mut self, source: &pipe::Receiver) -> io::Result<Option<Bytes>> {
+        self.buffer.resize(PREFIX_BYTES + SMALL_BYTES, 0);
+        let room = self.buffer.get_mut(PREFIX_BYTES..).unwrap_or_default();
+        let read = rustix::io::read(source, room);
+        self.buffer.truncate(PREFIX_BYTES + read.unwrap_or(0));
+        match read? {
+            0 => Ok(None),
+            length => Ok(Some(self.finish(length))),
+        }
+    }
+
+    /// Puts the prefix before data of this length; the first byte of the prefix's room that it does
+    /// not need is skipped.
+    fn finish(&mut self, length: usize) -> Bytes {
+        // Field number, and wire type 2: length-delimited.
+        let tag: u8 = match self.field {
+            Field::Stdout => 1 << 3 | 2,
+            Field::Stderr => 2 << 3 | 2,
+        };
+        let mut frame = self.buffer.split();
+        let unneeded = PREFIX_BYTES - 1 - prost::length_delimiter_len(length);
+        if let Some(mut prefix) = frame.get_mut(unneeded..PREFIX_BYTES) {
+            prefix.put_u8(tag);
+            // It has exactly as much room as the length needs.
+            prost::encode_length_delimiter(length, &mut prefix).ok();
+        }
+        frame.freeze().split_off(unneeded)
+    }
+}
+
+impl From<io::Error> for PumpError {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// What the other side is told of a stream that cannot be read.
+pub(super) fn unreadable(error: &io::Error) -> Fault {
+    let reason = super::spawn::reason(error);
+    Fault::new(format!("cannot read the output of the command: {reason}"))
+}

@@ -1,0 +1,70 @@
+//! What the command writes, on its way to the user.
+
+use std::io;
+
+use bytes::Bytes;
+use legatus_core::{ChannelReceiver, Fault, Local, Output as LocalOutput, Stream};
+use prost::Message;
+
+use crate::shell::messages::{Output, output::Part};
+
+/// The output could not be passed on.
+#[derive(Debug)]
+pub(super) enum Error {
+    /// The reader of stdout or stderr has gone.
+    NobodyReads,
+    Fault(Fault),
+}
+
+/// Writes all output as it comes, until the call's messages end.
+pub(super) async fn download(mut source: ChannelReceiver, local: &dyn Local) -> Result<(), Error> {
+    let mut stdout = local.output(Stream::Stdout);
+    let mut stderr = local.output(Stream::Stderr);
+    loop {
+        let message = match source.try_receive() {
+            Some(message) => Some(message),
+            // What has come so far is seen before more is waited for.
+            None => {
+                flush(stdout.as_mut(), "standard output").await?;
+                flush(stderr.as_mut(), "standard error").await?;
+                source.receive().await
+            }
+        };
+        let Some(message) = message else {
+            return Ok(());
+        };
+        let output = Output::decode(message).map_err(|_| {
+            Error::Fault(Fault::new(
+                "the server sent a message that is no `legatus.shell.v1.Output`",
+            ))
+        })?;
+        match output.part {
+            Some(Part::Stdout(bytes)) => {
+                write(stdout.as_mut(), bytes, "standard output").await?;
+            }
+            Some(Part::Stderr(bytes)) => {
+                write(stderr.as_mut(), bytes, "standard error").await?;
+            }
+            // `None`: a part that this version does not know.
+            Some(Part::Started(_)) | None => {}
+        }
+    }
+}
+
+async fn write(output: &mut dyn LocalOutput, bytes: Bytes, name: &str) -> Result<(), Error> {
+    let written = output.write(bytes).await;
+    written.map_err(|error| unwritable(&error, name))
+}
+
+async fn flush(output: &mut dyn LocalOutput, name: &str) -> Result<(), Error> {
+    let flushed = output.flush().await;
+    flushed.map_err(|error| unwritable(&error, name))
+}
+
+fn unwritable(error: &io::Error, name: &str) -> Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Error::NobodyReads;
+    }
+    let reason = crate::shell::spawn::reason(error);
+    Error::Fault(Fault::new(format!("cannot write {name}: {reason}")))
+}
