@@ -135,6 +135,11 @@ impl ChannelReceiver {
         self.messages.recv().await.map(|queued| queued.message)
     }
 
+    /// The next message if one is waiting already.
+    pub fn try_receive(&mut self) -> Option<Bytes> {
+        self.messages.try_recv().ok().map(|queued| queued.message)
+    }
+
     /// Takes no more messages: sending fails from now on. Those that wait can still be received.
     pub fn close(&mut self) {
         self.messages.close();

@@ -67,8 +67,9 @@ impl<'a> Network<'a> {
         let mut embedded = self.embedded.lock().unwrap_or_else(PoisonError::into_inner);
         let server = match embedded.take() {
             Some(server) => server,
-            None => Embedded::start(self.registry)
-                .map_err(|error| Fault::new(format!("cannot start the embedded server: {error:#}")))?,
+            None => Embedded::start(self.registry).map_err(|error| {
+                Fault::new(format!("cannot start the embedded server: {error:#}"))
+            })?,
         };
         let server = embedded.insert(server);
         Ok((server.endpoint.clone(), Arc::clone(&server.tls)))

@@ -77,7 +77,7 @@ pub struct Issue {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub struct HolderArguments {
+pub(crate) struct HolderArguments {
     /// Issue for a server of this DNS name or IP address
     #[arg(long, value_name = "NAME")]
     server: Option<String>,
@@ -114,7 +114,7 @@ pub struct Show {
 }
 
 #[derive(Debug, Args)]
-pub struct TargetArguments {
+pub(crate) struct TargetArguments {
     /// Folder of the authority and its certificates
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
@@ -124,7 +124,7 @@ pub struct TargetArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct LeafArguments {
+pub(crate) struct LeafArguments {
     /// Days of validity of server and client certificates, never beyond the authority's: there is
     /// no revocation, so this bounds what a lost key is worth
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = days())]

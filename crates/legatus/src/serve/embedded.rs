@@ -29,7 +29,8 @@ impl Embedded {
         let client = authority.issue_client("local")?;
         let trusted = PemSource::memory(authority.certificate_pem());
         let server_tls = ServerTls::new(vec![PairSource::from(&server)], trusted.clone())?;
-        let client_tls = ClientTls::new(Some(PairSource::from(&client)), RootSource::Bundle(trusted))?;
+        let client_tls =
+            ClientTls::new(Some(PairSource::from(&client)), RootSource::Bundle(trusted))?;
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))
             .context("cannot listen on the loopback address")?;
         listener.set_nonblocking(true)?;
@@ -43,7 +44,9 @@ impl Embedded {
             restart: None,
         });
         let handle = server.handle();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let serving = move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {
@@ -52,7 +55,9 @@ impl Embedded {
                 }
             });
         };
-        let thread = std::thread::Builder::new().name("embedded server".to_owned()).spawn(serving)?;
+        let thread = std::thread::Builder::new()
+            .name("embedded server".to_owned())
+            .spawn(serving)?;
         Ok(Self {
             endpoint: Endpoint {
                 host: "127.0.0.1".to_owned(),

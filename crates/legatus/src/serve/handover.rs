@@ -29,7 +29,8 @@ pub(super) struct Handover {
 pub(super) fn listeners(addresses: &[String]) -> Result<Vec<TcpListener>> {
     let mut inherited = ListenFd::from_env();
     if inherited.len() > 0 {
-        let taken = (0..inherited.len()).filter_map(|index| inherited.take_tcp_listener(index).transpose());
+        let taken =
+            (0..inherited.len()).filter_map(|index| inherited.take_tcp_listener(index).transpose());
         return taken
             .map(|listener| listener.context("an inherited descriptor is no listening TCP socket"))
             .collect();
@@ -51,7 +52,10 @@ pub(super) fn tell_ready() {
         return;
     };
     let path = PathBuf::from("/proc/self/fd").join(descriptor);
-    let told = std::fs::OpenOptions::new().write(true).open(path).and_then(|mut pipe| pipe.write_all(b"ready"));
+    let told = std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut pipe| pipe.write_all(b"ready"));
     if let Err(error) = told {
         tracing::warn!(%error, "cannot tell the old server that this one is ready");
     }
@@ -60,7 +64,9 @@ pub(super) fn tell_ready() {
 impl Handover {
     /// Remembers the executable's path now: a new version may lie there later.
     pub(super) fn new(listeners: &[TcpListener]) -> Result<Self> {
-        let listeners = listeners.iter().map(|listener| listener.as_fd().try_clone_to_owned());
+        let listeners = listeners
+            .iter()
+            .map(|listener| listener.as_fd().try_clone_to_owned());
         Ok(Self {
             executable: std::env::current_exe().context("cannot find the own executable")?,
             listeners: listeners.collect::<Result<_, _>>()?,
@@ -90,10 +96,16 @@ impl Handover {
         let first = 3_i32; // SD_LISTEN_FDS_START
         let mut mappings = Vec::with_capacity(count + 1);
         for (descriptor, child_fd) in self.listeners.iter().zip(first..) {
-            mappings.push(FdMapping { parent_fd: descriptor.try_clone()?, child_fd });
+            mappings.push(FdMapping {
+                parent_fd: descriptor.try_clone()?,
+                child_fd,
+            });
         }
         let ready_fd = first + i32::try_from(count)?;
-        mappings.push(FdMapping { parent_fd: told.into(), child_fd: ready_fd });
+        mappings.push(FdMapping {
+            parent_fd: told.into(),
+            child_fd: ready_fd,
+        });
         let mut command = Command::new(&self.executable);
         command
             .args(std::env::args_os().skip(1))
@@ -103,7 +115,9 @@ impl Handover {
             .env_remove("LISTEN_FDNAMES")
             .env(READY, ready_fd.to_string())
             .fd_mappings(mappings)?;
-        let mut child = command.spawn().with_context(|| format!("cannot start `{}`", self.executable.display()))?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start `{}`", self.executable.display()))?;
         drop(command); // holds our end of the pipe
         let mut answer = [0; 5];
         if let Err(error) = ready.read_exact(&mut answer) {

@@ -22,7 +22,9 @@ pub(super) async fn run(
         listener.set_nonblocking(true)?;
         tokio::net::TcpListener::from_std(listener)
     });
-    let listeners = listeners.collect::<Result<Vec<_>, _>>().context("cannot use the sockets")?;
+    let listeners = listeners
+        .collect::<Result<Vec<_>, _>>()
+        .context("cannot use the sockets")?;
     let handle = server.handle();
     let watching = CancellationToken::new();
     let watcher = tokio::spawn(Arc::clone(&tls).watch(watching.clone()));

@@ -28,7 +28,10 @@ pub(crate) fn run(
     registry: &Registry,
 ) -> Result<ExitCode> {
     let settings = Settings::gather(arguments, globals)?;
-    crate::logging::init(settings.log_level.as_deref().unwrap_or("info"), settings.log_format)?;
+    crate::logging::init(
+        settings.log_level.as_deref().unwrap_or("info"),
+        settings.log_format,
+    )?;
     let launcher = launcher(run_as(&settings)?);
     raise_descriptor_limit();
     let tls = Arc::new(ServerTls::new(
@@ -38,7 +41,9 @@ pub(crate) fn run(
     let policy = load_policy(&settings)?;
     let audit = Audit::open(&settings.state_dir).context("no audit, no calls")?;
     let registry = legatus_host::isolate_all(registry, launcher)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let _inside = runtime.enter();
     let listeners = handover::listeners(&settings.listen)?;
     let handover = handover::Handover::new(&listeners)?;
@@ -76,8 +81,10 @@ fn run_as(settings: &Settings) -> Result<Option<User>> {
             let user = User::named(name)?;
             if user.uid != rustix::process::geteuid().as_raw() {
                 bail!(
-                    Fault::new(format!("cannot run calls as `{name}`: only root can change users"))
-                        .with_hint("start the server as root, or leave out --run-as")
+                    Fault::new(format!(
+                        "cannot run calls as `{name}`: only root can change users"
+                    ))
+                    .with_hint("start the server as root, or leave out --run-as")
                 );
             }
             Ok(None)

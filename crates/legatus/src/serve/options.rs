@@ -128,14 +128,19 @@ impl Settings {
                     .with_hint("it is the `ca.crt` that `legatus pki init` made")
             );
         };
-        let listen = [flags.listen, file.listen].into_iter().find(|addresses| !addresses.is_empty());
+        let listen = [flags.listen, file.listen]
+            .into_iter()
+            .find(|addresses| !addresses.is_empty());
         Ok(Self {
             listen: listen.unwrap_or_else(|| vec![format!("0.0.0.0:{DEFAULT_PORT}")]),
             pairs,
             ca,
             policy: flags.policy.or(file.policy),
             run_as: flags.run_as.or(file.run_as),
-            state_dir: flags.state_dir.or(file.state_dir).map_or_else(default_state, Ok)?,
+            state_dir: flags
+                .state_dir
+                .or(file.state_dir)
+                .map_or_else(default_state, Ok)?,
             log_level: globals.log_level.clone().or(file.log_level),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             limits: flags.limits.or(file.limits).over(ServerLimits::default()),
@@ -152,7 +157,9 @@ impl LimitArguments {
             max_connections_per_identity: self
                 .max_connections_per_identity
                 .or(other.max_connections_per_identity),
-            max_calls_per_connection: self.max_calls_per_connection.or(other.max_calls_per_connection),
+            max_calls_per_connection: self
+                .max_calls_per_connection
+                .or(other.max_calls_per_connection),
             max_calls_per_identity: self.max_calls_per_identity.or(other.max_calls_per_identity),
             handshake_timeout: self.handshake_timeout.or(other.handshake_timeout),
             idle_timeout: self.idle_timeout.or(other.idle_timeout),
@@ -168,8 +175,12 @@ impl LimitArguments {
             connections_per_identity: self
                 .max_connections_per_identity
                 .unwrap_or(base.connections_per_identity),
-            calls_per_connection: self.max_calls_per_connection.unwrap_or(base.calls_per_connection),
-            calls_per_identity: self.max_calls_per_identity.unwrap_or(base.calls_per_identity),
+            calls_per_connection: self
+                .max_calls_per_connection
+                .unwrap_or(base.calls_per_connection),
+            calls_per_identity: self
+                .max_calls_per_identity
+                .unwrap_or(base.calls_per_identity),
             handshake: seconds(self.handshake_timeout, base.handshake),
             idle: seconds(self.idle_timeout, base.idle),
             drain: seconds(self.drain_timeout, base.drain),
@@ -185,16 +196,24 @@ fn read_file(given: Option<&Path>) -> Result<File> {
         Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
             Ok(File::default())
         }
-        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot read `{}`", path.display()))),
+        Err(error) => {
+            Err(anyhow::Error::new(error).context(format!("cannot read `{}`", path.display())))
+        }
     }
 }
 
 fn pairs(certificates: &[PathBuf], keys: &[PathBuf]) -> Result<Vec<PairSource>> {
     if certificates.len() != keys.len() {
-        bail!("{} --cert and {} --key do not make pairs", certificates.len(), keys.len());
+        bail!(
+            "{} --cert and {} --key do not make pairs",
+            certificates.len(),
+            keys.len()
+        );
     }
     let pairs = certificates.iter().zip(keys);
-    Ok(pairs.map(|(chain, key)| PairSource::files(chain, key)).collect())
+    Ok(pairs
+        .map(|(chain, key)| PairSource::files(chain, key))
+        .collect())
 }
 
 /// `/var/lib/legatus` for root, else below `$XDG_STATE_HOME` (XDG Base Directory Specification).
