@@ -5,6 +5,7 @@ mod client;
 mod io;
 pub mod pki;
 mod policy_file;
+mod read_ahead;
 mod server;
 pub mod tls;
 

@@ -20,6 +20,7 @@ pub use self::error::ConnectError;
 use self::transport::{ConnectionEnd, Http2};
 use crate::http2 as wire;
 use crate::io::Watched;
+use crate::read_ahead::ReadAhead;
 use crate::service::legatus_client::LegatusClient;
 use crate::tls::{self, ClientTls, TlsError};
 
@@ -111,7 +112,7 @@ impl Client {
             let stream = dial(endpoint).await?;
             let failed = |error: TlsError| ConnectError::from_chain(endpoint, &error);
             let name = tls::server_name(&endpoint.server_name).map_err(failed)?;
-            let stream = tls::connect(options.tls.config(), name, stream)
+            let stream = tls::connect(options.tls.config(), name, ReadAhead::new(stream))
                 .await
                 .map_err(failed)?;
             Self::over(stream, endpoint).await

@@ -19,6 +19,7 @@ use super::{State, plain};
 use crate::chain;
 use crate::http2 as wire;
 use crate::io::{Watched, Watcher};
+use crate::read_ahead::ReadAhead;
 use crate::tls;
 
 /// What the calls of one connection share.
@@ -133,18 +134,18 @@ async fn try_serve(
 async fn handshake(
     stream: TcpStream,
     state: &State,
-) -> Result<(TlsStream<TcpStream>, Peer), String> {
+) -> Result<(TlsStream<ReadAhead<TcpStream>>, Peer), String> {
     let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
     let local = plain(prepared.map_err(|error| error.to_string())?);
     let config = state.tls.config_for(local.ip());
-    tls::accept(config, stream)
+    tls::accept(config, ReadAhead::new(stream))
         .await
         .map_err(|error| chain(&error))
 }
 
 /// HTTP/2, until the peer leaves, the connection is idle for too long, or the server drains.
 async fn speak(
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<ReadAhead<TcpStream>>,
     connection: Connection,
     state: &Arc<State>,
     routes: Routes,

@@ -1,5 +1,5 @@
 //! A server on a port of its own with a PKI of its own, and modules that behave in every way.
-#![expect(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test file uses a part")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
