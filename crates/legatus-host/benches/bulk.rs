@@ -156,6 +156,25 @@ async fn one(direction: &str, size: usize, total: usize, inline_bytes: usize) {
     );
 }
 
+/// How long a call takes that does nothing: what starting a holder costs. The median of 200.
+async fn nothing() -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let launcher = Launcher::new(["holder"]);
+        let isolated = legatus_host::isolate(Arc::new(module()), Arc::new(launcher));
+        let request = Request::from_arguments(["down", "0", "0"]);
+        let (_controls, receiver) = Control::queue();
+        let call = testing::call(&isolated, request, receiver).expect("the request is good");
+        let (_ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
+        let commander = isolated.commander().expect("it has one");
+        let began = Instant::now();
+        assert_eq!(commander.execute(call, theirs).await, Ok(Outcome::SUCCESS));
+        times.push(began.elapsed());
+    }
+    times.sort();
+    times.into_iter().nth(100).unwrap_or_default()
+}
+
 /// Whether a holder has yet to be reaped, which is when its processor time is known.
 fn testing_children() -> bool {
     std::fs::read_dir("/proc/self/task")
@@ -172,11 +191,15 @@ fn main() -> ExitCode {
         return legatus_host::holder_main(&registry);
     }
     let mebibytes = argument.parse().unwrap_or(2048_usize);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be built");
+    println!(
+        "a call that does nothing: {:?}",
+        runtime.block_on(nothing())
+    );
     println!(
         "{:<5} {:>8} {:<7} {:>13} {:>9} {:>9} {:>9}",
         "", "bytes", "through", "rate", "server", "holder", "both"
     );
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be built");
     for direction in ["down", "up"] {
         for size in [4, 16, 32, 64, 128, 256, 1024].map(|kibibytes| kibibytes << 10) {
             for inline_bytes in [usize::MAX, 0] {

@@ -15,7 +15,7 @@ use crate::user::User;
 /// Messages up to so many bytes travel through the socket, longer ones through shared memory:
 /// below, the copies cost less than the announcements and releases of slots do (decision record
 /// 0002 has the figures).
-pub const DEFAULT_INLINE_BYTES: usize = 32 << 10;
+pub const DEFAULT_INLINE_BYTES: usize = 64 << 10;
 
 /// How holders are started: which program, as which user.
 #[derive(Clone, Debug)]
