@@ -155,8 +155,8 @@ pub(super) fn set_attributes(
 fn timestamps(modified: Option<Timespec>) -> Timestamps {
     let special = |tv_nsec: i64| Timespec { tv_sec: 0, tv_nsec };
     Timestamps {
-        last_access: special(UTIME_OMIT.into()),
-        last_modification: modified.unwrap_or(special(UTIME_NOW.into())),
+        last_access: special(UTIME_OMIT),
+        last_modification: modified.unwrap_or_else(|| special(UTIME_NOW)),
     }
 }
 
