@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::destination::Destination;
 use super::folders::{DEPTH, Identity, OPEN_FOLDERS, identity, reopen_parent};
 use super::messages::Attributes;
 
@@ -56,6 +57,19 @@ impl Branch {
     pub(super) fn folder(&self) -> io::Result<BorrowedFd<'_>> {
         let level = self.levels.last().and_then(|level| level.folder.as_ref());
         Ok(level.ok_or(rustix::io::Errno::BADF)?.as_fd())
+    }
+
+    /// The folder that entries are made in now, and its device: that which we are in, or that of
+    /// the target.
+    pub(super) fn place<'a>(
+        &'a self,
+        target: &'a Destination,
+    ) -> io::Result<(BorrowedFd<'a>, u64)> {
+        if self.levels.is_empty() {
+            let folder = target.folder();
+            return Ok((folder, identity(folder)?.0));
+        }
+        Ok((self.folder()?, self.device()))
     }
 
     /// The device of the folder that we are in.

@@ -27,10 +27,6 @@ use super::report::{self, SourceCounts, reason};
 
 impl Commander for TransferFile {
     fn inspect(&self, request: &Request) -> Result<Inspection, Fault> {
-        let list = |paths: &[bytes::Bytes]| {
-            let shown: Vec<_> = paths.iter().map(names::shown).collect();
-            shown.join(", ")
-        };
         Ok(match action(request)? {
             Action::Upload(upload) => Inspection {
                 effects: Effects::WRITE,
@@ -38,11 +34,11 @@ impl Commander for TransferFile {
             },
             Action::Download(download) => Inspection {
                 effects: Effects::READ,
-                summary: format!("download of {}", list(&download.sources)),
+                summary: format!("download of {}", shown_list(&download.sources)),
             },
             Action::MakeFolders(folders) => Inspection {
                 effects: Effects::WRITE,
-                summary: format!("make {}", list(&folders.paths)),
+                summary: format!("make {}", shown_list(&folders.paths)),
             },
         })
     }
@@ -71,6 +67,17 @@ impl Commander for TransferFile {
             }
             told
         })
+    }
+}
+
+/// Some paths in one line; a request may have very many.
+fn shown_list(paths: &[bytes::Bytes]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<_> = paths.iter().take(SHOWN).map(names::shown).collect();
+    let shown = shown.join(", ");
+    match paths.len().checked_sub(SHOWN) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown} and {more} more"),
     }
 }
 
@@ -180,10 +187,7 @@ impl TransferFile {
 
     /// A path of a request: relative to the home folder, unless absolute.
     fn below_home(&self, path: &[u8]) -> Result<PathBuf, Fault> {
-        let relative = match path {
-            b"~" => b"",
-            _ => path.strip_prefix(b"~/").unwrap_or(path),
-        };
+        let relative = path.strip_prefix(b"~/").unwrap_or(path);
         let relative = Path::new(OsStr::from_bytes(relative));
         if relative.is_absolute() && !path.starts_with(b"~") {
             return Ok(relative.to_owned());

@@ -123,7 +123,9 @@ fn deepest_existing(open: &Open<'_>, path: &Path) -> io::Result<(OwnedFd, PathBu
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
             Ok(folder) => {
-                let missing = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
+                let missing = path
+                    .strip_prefix(ancestor)
+                    .unwrap_or_else(|_| Path::new(""));
                 return Ok((folder, missing.to_owned()));
             }
         }

@@ -22,7 +22,7 @@ use super::messages::{
 use super::packer::Outgoing;
 use super::report::{Gauge, Shown, SourceCounts};
 use super::source::{self, Source};
-use super::target::{Notice, Target};
+use super::target::{Notice, Target, TargetError};
 
 /// Messages between an engine's thread and its task: enough that neither waits for the other's
 /// every step.
@@ -106,12 +106,9 @@ pub(super) async fn run_source(
     };
     let ((), (), target) = tokio::try_join!(opening, sending, listen(receiver, side))?;
     // Stopped early: the other half has gone, and its outcome tells why.
-    let source = thread.await.map_err(|_| broken())?.unwrap_or_default();
+    let source = thread.await.map_err(|_| TargetError::Broken)?;
+    let source = source.unwrap_or_default();
     Ok(Summary { source, target })
-}
-
-fn broken() -> Fault {
-    Fault::new("the copy engine failed unexpectedly")
 }
 
 async fn send_packed(
@@ -185,7 +182,7 @@ pub(super) async fn run_target(
     channel: Channel,
     side: Side<'_>,
     cancelled: &CancellationToken,
-) -> Result<(SourceCounts, Finished), Fault> {
+) -> Result<(SourceCounts, Finished), TargetError> {
     let gauge = Arc::new(Gauge::default());
     let (messages, messages_out) = mpsc::channel(QUEUE);
     let (notices, notices_out) = mpsc::channel(QUEUE);
@@ -203,11 +200,14 @@ pub(super) async fn run_target(
     };
     let thread = spawn_blocking(move || engine.run(messages_out));
     let (sender, receiver) = channel.split();
+    let mut shown = side.show(&gauge);
     tokio::join!(
-        feed(receiver, messages, side.show(&gauge), cancelled),
+        feed(receiver, messages, shown.as_mut(), cancelled),
         tell(notices_out, &sender, side, cancelled)
     );
-    let (source, finished) = thread.await.map_err(|_| broken())??;
+    let copied = thread.await.map_err(|_| TargetError::Broken)?;
+    shown.as_mut().map(Shown::update);
+    let (source, finished) = copied?;
     let message = TargetMessage {
         part: Some(Part::Finished(finished)),
     };
@@ -222,7 +222,7 @@ pub(super) async fn run_target(
 async fn feed(
     mut receiver: ChannelReceiver,
     messages: mpsc::Sender<Bytes>,
-    mut shown: Option<Shown<'_>>,
+    mut shown: Option<&mut Shown<'_>>,
     cancelled: &CancellationToken,
 ) {
     loop {

@@ -157,3 +157,62 @@ impl Walk {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_walk_finds_every_entry_of_a_deep_tree_with_few_folders_open() {
+        let root = tempfile::tempdir().unwrap();
+        let mut path = root.path().to_owned();
+        for _ in 0..3 * OPEN_FOLDERS {
+            path.push("d");
+            fs::create_dir(&path).unwrap();
+            for name in ["a", "b", "e"] {
+                fs::write(path.join(name), b"").unwrap();
+            }
+        }
+        let mut walk = Walk::default();
+        let opened = open_folder(rustix::fs::CWD, bytes(root.path())).unwrap();
+        walk.enter(opened, b"").unwrap();
+        let (mut files, mut deepest) = (0, 0);
+        while let Some(step) = walk.next().unwrap() {
+            let Step::Entry(entry) = step else { continue };
+            if entry.file_type() == FileType::Directory {
+                let folder = open_folder(walk.folder().unwrap(), b"d").unwrap();
+                walk.enter(folder, b"d").unwrap();
+            } else {
+                files += 1;
+            }
+            let open = walk.branch.iter().filter(|level| level.open.is_some());
+            assert!(open.count() <= OPEN_FOLDERS);
+            deepest = deepest.max(walk.depth());
+        }
+        assert_eq!((files, deepest), (9 * OPEN_FOLDERS, 3 * OPEN_FOLDERS + 1));
+    }
+
+    #[test]
+    fn a_folder_that_was_moved_does_not_lead_the_way_back() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            fs::create_dir_all(root.path().join(name)).unwrap();
+            open_folder(rustix::fs::CWD, bytes(&root.path().join(name))).unwrap()
+        };
+        let (parent, child, _other) = (make("parent"), make("parent/child"), make("other"));
+        let was = identity(&parent).unwrap();
+        assert!(reopen_parent(&child, was).is_ok());
+        fs::rename(
+            root.path().join("parent/child"),
+            root.path().join("other/child"),
+        )
+        .unwrap();
+        assert!(reopen_parent(&child, was).is_err());
+    }
+
+    fn bytes(path: &Path) -> &[u8] {
+        std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
+    }
+}

@@ -2,7 +2,6 @@
 
 #[expect(
     unreachable_pub,
-    clippy::doc_markdown,
     reason = "generated; the documentation is in the .proto file"
 )]
 mod generated {

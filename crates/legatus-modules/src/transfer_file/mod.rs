@@ -21,6 +21,7 @@ mod staged;
 mod target;
 #[cfg(test)]
 mod tests;
+mod writing;
 
 use std::path::PathBuf;
 

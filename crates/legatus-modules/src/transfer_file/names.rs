@@ -53,7 +53,7 @@ pub(super) fn split(path: &Path) -> (&Path, &OsStr) {
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    (parent.unwrap_or(Path::new(".")), name)
+    (parent.unwrap_or_else(|| Path::new(".")), name)
 }
 
 /// A path below another.

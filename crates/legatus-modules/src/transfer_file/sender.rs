@@ -24,6 +24,7 @@ use super::messages::{
 };
 use super::names;
 use super::report::{self, SourceCounts};
+use super::target::TargetError;
 
 impl Sender for TransferFile {
     fn send<'a>(
@@ -86,7 +87,11 @@ impl Plan {
         let mut locations = Vec::new();
         for value in arguments.all("paths") {
             let location = Location::parse(value);
-            locations.push(location.map_err(|error| Fault::new(error.to_string()))?);
+            let mut location = location.map_err(|error| Fault::new(error.to_string()))?;
+            if location.host.is_some() && location.path == "~" {
+                location.path.push("/");
+            }
+            locations.push(location);
         }
         let (host, direction) = if arguments.is_given("mkdir") {
             let (host, paths) = on_one_host(locations)?.ok_or_else(|| {
@@ -242,13 +247,14 @@ impl Client<'_> {
                 source,
                 target: Some(target),
             },
-            // The server's own account explains an early end better than its effect here.
-            Err(fault) => {
+            // The server ended early, and tells why.
+            Err(TargetError::Interrupted) => Summary {
+                source: SourceCounts::default(),
+                target: None,
+            },
+            Err(error) => {
                 controls.send(Control::Cancel);
-                return Ok(match outcome.wait().await {
-                    Outcome::Exit(_) | Outcome::Cancelled => Outcome::Failed(fault),
-                    other => other,
-                });
+                return Err(error.into());
             }
         };
         Ok(self.conclude(&copied, outcome.wait().await))

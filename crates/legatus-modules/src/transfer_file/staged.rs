@@ -28,6 +28,9 @@ const RANDOM: usize = 8;
 /// writing to it.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The mode of a file until it is complete.
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+
 /// A file that is being written and has not appeared at its name.
 #[derive(Debug)]
 pub(super) struct Staged {
@@ -40,9 +43,8 @@ impl Staged {
     /// A new empty file in a folder, later to be called `name`.
     pub(super) fn create(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let private = Mode::RUSR | Mode::WUSR;
         if *CAN_NAME_UNNAMED {
-            match openat(folder, c".", flags | OFlags::TMPFILE, private) {
+            match openat(folder, c".", flags | OFlags::TMPFILE, PRIVATE) {
                 Ok(file) => {
                     return Ok(Self {
                         file: file.into(),
@@ -54,13 +56,13 @@ impl Staged {
                 Err(error) => return Err(error.into()),
             }
         }
+        Self::create_named(folder, name)
+    }
+
+    fn create_named(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
         let (temporary, file) = Temporary::create(folder, name, |temporary| {
-            openat(
-                folder,
-                temporary,
-                flags | OFlags::CREATE | OFlags::EXCL,
-                private,
-            )
+            openat(folder, temporary, flags, PRIVATE)
         })?;
         Ok(Self {
             file: file.into(),
@@ -155,8 +157,8 @@ pub(super) fn set_attributes(
 fn timestamps(modified: Option<Timespec>) -> Timestamps {
     let special = |tv_nsec: i64| Timespec { tv_sec: 0, tv_nsec };
     Timestamps {
-        last_access: special(UTIME_OMIT.into()),
-        last_modification: modified.unwrap_or(special(UTIME_NOW.into())),
+        last_access: special(UTIME_OMIT),
+        last_modification: modified.unwrap_or_else(|| special(UTIME_NOW)),
     }
 }
 
@@ -194,9 +196,7 @@ impl Temporary {
 
     fn commit(mut self, name: &[u8]) -> io::Result<()> {
         renameat(&self.folder, self.name.as_slice(), &self.folder, name)?;
-        // Renaming between two names of one file does nothing and leaves both; else it is gone.
-        let left = std::mem::take(&mut self.name);
-        unlinkat(&self.folder, left.as_slice(), AtFlags::empty()).ok();
+        self.name.clear();
         Ok(())
     }
 }
@@ -259,4 +259,94 @@ fn is_stale(stat: &Stat) -> bool {
         .duration_since(UNIX_EPOCH + Duration::from_secs(changed))
         .unwrap_or_default();
     ours && matches!(kind, FileType::RegularFile | FileType::Symlink) && age > STALE
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use rustix::fs::stat;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<Vec<u8>> {
+        use std::os::unix::ffi::OsStringExt;
+        let entries = fs::read_dir(folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_vec())
+            .collect()
+    }
+
+    #[test]
+    fn a_file_with_a_temporary_name_leaves_nothing_when_it_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = File::open(folder.path()).unwrap();
+        for name in [&b"f"[..], &[b'x'; 255]] {
+            let mut staged = Staged::create_named(opened.as_fd(), name).unwrap();
+            staged.write(b"half").unwrap();
+            assert_eq!(names(folder.path()).len(), 1);
+            drop(staged);
+            assert!(names(folder.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn both_kinds_of_files_appear_under_their_name_only_and_replace_what_was_there() {
+        type Create = fn(BorrowedFd<'_>, &[u8]) -> io::Result<Staged>;
+        let folder = tempfile::tempdir().unwrap();
+        let opened = File::open(folder.path()).unwrap();
+        let kinds: [(&[u8], Create); 2] =
+            [(b"new", Staged::create), (b"old", Staged::create_named)];
+        for (contents, create) in [kinds, kinds].concat() {
+            let mut staged = create(opened.as_fd(), b"f").unwrap();
+            staged.write(contents).unwrap();
+            staged.commit(opened.as_fd(), b"f").unwrap();
+            assert_eq!(names(folder.path()), [b"f"]);
+            assert_eq!(fs::read(folder.path().join("f")).unwrap(), contents);
+        }
+    }
+
+    #[test]
+    fn a_folder_is_never_replaced_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = File::open(folder.path()).unwrap();
+        fs::create_dir(folder.path().join("f")).unwrap();
+        for create in [Staged::create, Staged::create_named] {
+            let staged = create(opened.as_fd(), b"f").unwrap();
+            assert!(staged.commit(opened.as_fd(), b"f").is_err());
+            assert_eq!(names(folder.path()), [b"f"]);
+        }
+        assert!(link(opened.as_fd(), b"f", b"x", None).is_err());
+        assert_eq!(names(folder.path()), [b"f"]);
+    }
+
+    #[test]
+    fn only_old_temporaries_of_the_same_user_are_stale() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        fs::write(&path, b"").unwrap();
+        let fresh = stat(&path).unwrap();
+        assert!(!is_stale(&fresh));
+        let mut old = fresh;
+        old.st_ctime -= 2 * 24 * 60 * 60;
+        assert!(is_stale(&old));
+        let mut foreign = old;
+        foreign.st_uid = foreign.st_uid.wrapping_add(1);
+        assert!(!is_stale(&foreign));
+        let mut folder_stat = stat(folder.path()).unwrap();
+        folder_stat.st_ctime = 0;
+        assert!(!is_stale(&folder_stat));
+    }
+
+    #[test]
+    fn a_copy_that_runs_at_the_same_time_keeps_its_temporary_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = File::open(folder.path()).unwrap();
+        let one = Staged::create_named(opened.as_fd(), b"f").unwrap();
+        let other = Staged::create_named(opened.as_fd(), b"f").unwrap();
+        one.commit(opened.as_fd(), b"f").unwrap();
+        other.commit(opened.as_fd(), b"f").unwrap();
+        assert_eq!(names(folder.path()), [b"f"]);
+    }
 }

@@ -18,18 +18,16 @@ use tokio::sync::mpsc;
 use super::branch::Branch;
 use super::destination::Destination;
 use super::durability::Durability;
-use super::folders::{identity, open_folder};
+use super::folders::open_folder;
 use super::messages::event::Event;
 use super::messages::{
-    Attributes, Events, Failure, File, FileEnd, Finished, Folder, Link, Misbehaved, Root, Totals,
-    WriteOptions,
+    Events, Failure, File, FileEnd, Finished, Folder, Link, Misbehaved, Root, Totals, WriteOptions,
 };
 use super::names;
 use super::report::{Gauge, SourceCounts, reason};
-use super::staged::{self, Staged};
+use super::staged;
+use super::writing::Writing;
 
-/// The mode of a file whose source tells none, as in the Go original.
-const FILE_MODE: u32 = 0o664;
 /// The mode of a folder whose source tells none.
 const FOLDER_MODE: u32 = 0o775;
 
@@ -43,6 +41,8 @@ pub(super) enum TargetError {
     Misbehaved(#[from] Misbehaved),
     #[error("the copy ended before everything had come")]
     Interrupted,
+    #[error("the copy engine failed unexpectedly")]
+    Broken,
     #[error("cannot go on writing: {}", reason(.0))]
     Lost(io::Error),
     #[error("cannot make the copy durable: {}", reason(.0))]
@@ -93,14 +93,6 @@ enum Incoming {
     /// It could not be written.
     Discarded,
     File(Box<Writing>),
-}
-
-struct Writing {
-    staged: Staged,
-    name: Bytes,
-    attributes: Attributes,
-    hasher: blake3::Hasher,
-    bytes: u64,
 }
 
 impl Target {
@@ -234,10 +226,7 @@ impl Target {
 
     /// The folder that we are in.
     fn parent(&self) -> io::Result<BorrowedFd<'_>> {
-        match self.branch.depth() {
-            0 => Ok(self.destination.folder()),
-            _ => self.branch.folder(),
-        }
+        Ok(self.branch.place(&self.destination)?.0)
     }
 
     fn folder(&mut self, folder: Folder) -> Result<(), TargetError> {
@@ -301,18 +290,13 @@ impl Target {
             let reason = "the source is a file and the target a folder";
             return self.failed("write", None, reason);
         }
-        match self
+        let attributes = file.attributes.unwrap_or_default();
+        let begun = self
             .parent()
-            .and_then(|parent| Staged::create(parent, &name))
-        {
-            Ok(staged) => {
-                self.file = Incoming::File(Box::new(Writing {
-                    staged,
-                    name,
-                    attributes: file.attributes.unwrap_or_default(),
-                    hasher: blake3::Hasher::new(),
-                    bytes: 0,
-                }));
+            .and_then(|parent| Writing::begin(parent, name.clone(), attributes));
+        match begun {
+            Ok(writing) => {
+                self.file = Incoming::File(Box::new(writing));
                 Ok(())
             }
             Err(error) => self.failed("write", Some(&name), &reason(&error)),
@@ -324,12 +308,10 @@ impl Target {
         let Incoming::File(writing) = &mut self.file else {
             return Ok(());
         };
-        writing.hasher.update(data);
-        writing.bytes += data.len() as u64;
-        let Err(error) = writing.staged.write(data) else {
+        let Err(error) = writing.write(data) else {
             return Ok(());
         };
-        let name = writing.name.clone();
+        let name = writing.name();
         self.file = Incoming::Discarded;
         self.failed("write", Some(&name), &reason(&error))
     }
@@ -343,8 +325,11 @@ impl Target {
         if end.digest.is_empty() {
             return Ok(());
         }
-        let (name, bytes) = (writing.name.clone(), writing.bytes);
-        match self.complete(*writing, &end.digest) {
+        let (name, bytes) = (writing.name(), writing.bytes());
+        let completed = self.branch.place(&self.destination).and_then(|place| {
+            writing.complete(&end.digest, &self.options, &mut self.durability, place)
+        });
+        match completed {
             Ok(()) => {
                 self.finished.files += 1;
                 self.finished.bytes += bytes;
@@ -352,38 +337,6 @@ impl Target {
             }
             Err(error) => self.failed("write", Some(&name), &reason(&error)),
         }
-    }
-
-    /// Verifies a file and lets it appear at its name.
-    fn complete(&mut self, mut writing: Writing, digest: &[u8]) -> io::Result<()> {
-        let differs = |what| Err(io::Error::other(what));
-        if writing.hasher.finalize().as_bytes().as_slice() != digest {
-            return differs("its contents are not what the other side read");
-        }
-        let staged = &mut writing.staged;
-        if self.options.verify_disk {
-            staged.sync()?;
-            if staged.digest_on_disk()?.as_bytes().as_slice() != digest {
-                return differs("the disk gives back other contents than were written");
-            }
-        }
-        let mode = self.options.mode.or(writing.attributes.mode);
-        let attributes = Attributes {
-            mode,
-            ..writing.attributes
-        };
-        staged.set_attributes(attributes.permissions(FILE_MODE), attributes.timestamp())?;
-        // Not `self.parent()`, which would borrow all of `self`.
-        let (folder, device) = match self.branch.depth() {
-            0 => (
-                self.destination.folder(),
-                identity(self.destination.folder())?.0,
-            ),
-            _ => (self.branch.folder()?, self.branch.device()),
-        };
-        self.durability
-            .file(staged, writing.bytes, (folder, device))?;
-        writing.staged.commit(folder, &writing.name)
     }
 
     fn link(&mut self, link: Link) -> Result<(), TargetError> {

@@ -220,3 +220,19 @@ async fn a_target_that_may_not_be_written_is_told() {
         );
     }
 }
+
+#[tokio::test]
+async fn permission_denied_is_told() {
+    let scene = Scene::new();
+    let source = scene.file("source", b"x");
+    // Not even root can make files in there.
+    let arguments = legatus_core::Arguments::new().with("paths", source);
+    let told = scene.run(arguments.with("paths", "web1:/sys/kernel")).await;
+    assert_eq!(told.outcome.exit_status(), 23);
+    let expected = ["Permission denied", "Read-only file system"].map(|reason| {
+        vec![format!(
+            "cannot write `/sys/kernel/source` on web1: {reason}"
+        )]
+    });
+    assert!(expected.contains(&told.reports), "{:?}", told.reports);
+}

@@ -37,10 +37,10 @@ async fn a_source_that_changes_while_it_is_read_is_told_and_the_old_file_stays()
     type Change = fn(&fs::File);
     let changes: [(&str, Change); 3] = [
         ("it shrank while it was read", |file| {
-            file.set_len(5).unwrap()
+            file.set_len(5).unwrap();
         }),
         ("it grew while it was read", |file| {
-            file.set_len(1 << 30).unwrap()
+            file.set_len(1 << 30).unwrap();
         }),
         ("it changed while it was read", |file| {
             file.set_modified(std::time::SystemTime::UNIX_EPOCH)

@@ -6,3 +6,4 @@ mod hostile;
 mod interruption;
 mod placement;
 mod support;
+mod watching;

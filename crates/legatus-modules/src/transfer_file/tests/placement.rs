@@ -194,3 +194,19 @@ async fn copies_that_make_no_sense_are_refused_with_a_hint() {
     let mode = scene.arguments(BOTH[0], &[b"a"], b"b").with("mode", "0999");
     assert!(scene.run(mode).await.fault().contains("octal"));
 }
+
+#[tokio::test]
+async fn the_home_folder_can_be_written_out() {
+    let scene = Scene::new();
+    let source = scene.file("here/f", b"contents");
+    for (target, found) in [("~", "f"), ("~/x", "x"), ("", "f"), ("~/y/", "y/f")] {
+        let arguments = Arguments::new().with("paths", &source);
+        let arguments = arguments.with("paths", format!("web1:{target}"));
+        scene.run(arguments).await.assert_success();
+        assert_eq!(fs::read(scene.path(found)).unwrap(), b"contents");
+    }
+    let arguments = Arguments::new().with("paths", "web1:~/here/");
+    let arguments = arguments.with("paths", scene.path("there"));
+    scene.run(arguments).await.assert_success();
+    assert_same_trees(&scene.path("here"), &scene.path("there"));
+}

@@ -1,0 +1,86 @@
+//! One file that a target is writing, from its first byte to its name.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use bytes::Bytes;
+
+use super::durability::Durability;
+use super::messages::{Attributes, WriteOptions};
+use super::staged::Staged;
+
+/// The mode of a file whose source tells none, as in the Go original.
+const FILE_MODE: u32 = 0o664;
+
+/// A file whose contents are coming.
+#[derive(Debug)]
+pub(super) struct Writing {
+    staged: Staged,
+    name: Bytes,
+    attributes: Attributes,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Writing {
+    /// Begins a file in a folder.
+    pub(super) fn begin(
+        folder: BorrowedFd<'_>,
+        name: Bytes,
+        attributes: Attributes,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            staged: Staged::create(folder, &name)?,
+            name,
+            attributes,
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+        })
+    }
+
+    /// Its name in its folder.
+    pub(super) fn name(&self) -> Bytes {
+        self.name.clone()
+    }
+
+    /// How much has been written.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Writes the next bytes; what is handed to write(2) is what is hashed.
+    pub(super) fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        self.hasher.update(data);
+        self.bytes = self.bytes.saturating_add(data.len() as u64);
+        self.staged.write(data)
+    }
+
+    /// Verifies the file and lets it appear at its name in its folder (on that device).
+    pub(super) fn complete(
+        mut self,
+        digest: &[u8],
+        options: &WriteOptions,
+        durability: &mut Durability,
+        (folder, device): (BorrowedFd<'_>, u64),
+    ) -> io::Result<()> {
+        if self.hasher.finalize().as_bytes().as_slice() != digest {
+            let why = "its contents are not what the other side read";
+            return Err(io::Error::other(why));
+        }
+        if options.verify_disk {
+            self.staged.sync()?;
+            if self.staged.digest_on_disk()?.as_bytes().as_slice() != digest {
+                let why = "the disk gives back other contents than were written";
+                return Err(io::Error::other(why));
+            }
+        }
+        let attributes = Attributes {
+            mode: options.mode.or(self.attributes.mode),
+            ..self.attributes
+        };
+        let mode = attributes.permissions(FILE_MODE);
+        self.staged.set_attributes(mode, attributes.timestamp())?;
+        durability.file(&self.staged, self.bytes, (folder, device))?;
+        self.staged.commit(folder, &self.name)
+    }
+}
