@@ -1,1 +1,442 @@
-//! Later.
+//! The Sender in the hands of a user: keys, signals, a terminal, a reader that goes away.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use legatus_core::{
+    BoxFuture, Caller, Channel, Control, Conversation, Fault, Input, Local, Module, Output,
+    PendingOutcome, Progress, Request as CoreRequest, Stream, Terminal, TerminalSize, UserSignal,
+};
+use prost::Message;
+use tokio::sync::{Notify, mpsc};
+
+use super::wire::caller;
+use super::*;
+use crate::shell::messages::{self, Request, input, output};
+
+/// A user with a keyboard, and with a terminal if there `is_terminal`.
+struct User {
+    is_terminal: bool,
+    raw: Arc<AtomicBool>,
+    nobody_reads: bool,
+    keys: Mutex<Option<mpsc::Receiver<Bytes>>>,
+    signals: tokio::sync::Mutex<mpsc::Receiver<UserSignal>>,
+    sizes: tokio::sync::Mutex<mpsc::Receiver<TerminalSize>>,
+    screen: Arc<Screen>,
+    reports: Mutex<Vec<String>>,
+}
+
+/// What makes the user do things.
+struct Hands {
+    keys: mpsc::Sender<Bytes>,
+    signals: mpsc::Sender<UserSignal>,
+    sizes: mpsc::Sender<TerminalSize>,
+    screen: Arc<Screen>,
+}
+
+#[derive(Default)]
+struct Screen {
+    shown: Mutex<Vec<u8>>,
+    changed: Notify,
+}
+
+impl User {
+    fn new(is_terminal: bool) -> (Self, Hands) {
+        let (keys_tx, keys) = mpsc::channel(100);
+        let (signals_tx, signals) = mpsc::channel(100);
+        let (sizes_tx, sizes) = mpsc::channel(100);
+        let screen = Arc::new(Screen::default());
+        let user = Self {
+            is_terminal,
+            raw: Arc::default(),
+            nobody_reads: false,
+            keys: Mutex::new(Some(keys)),
+            signals: signals.into(),
+            sizes: sizes.into(),
+            screen: Arc::clone(&screen),
+            reports: Mutex::default(),
+        };
+        let hands = Hands {
+            keys: keys_tx,
+            signals: signals_tx,
+            sizes: sizes_tx,
+            screen,
+        };
+        (user, hands)
+    }
+
+    async fn run(&self, arguments: Arguments) -> Outcome {
+        let caller = caller();
+        self.run_with(arguments, &caller).await
+    }
+
+    async fn run_with(&self, arguments: Arguments, caller: &dyn Caller) -> Outcome {
+        let module = module();
+        let outcome = module.sender().unwrap().send(arguments, caller, self).await;
+        assert!(
+            !self.raw.load(Ordering::SeqCst),
+            "the terminal was left raw"
+        );
+        outcome.into()
+    }
+}
+
+impl Hands {
+    async fn press(&self, keys: &'static str) {
+        self.keys.send(keys.into()).await.unwrap();
+    }
+
+    async fn see(&self, text: &str) {
+        loop {
+            let changed = self.screen.changed.notified();
+            let shown = String::from_utf8_lossy(&self.screen.shown.lock().unwrap()).into_owned();
+            if shown.contains(text) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Local for User {
+    fn stdin(&self) -> Option<Box<dyn Input>> {
+        Some(Box::new(Keyboard(self.keys.lock().unwrap().take()?)))
+    }
+
+    fn output(&self, _: Stream) -> Box<dyn Output> {
+        Box::new(View {
+            screen: Arc::clone(&self.screen),
+            nobody_reads: self.nobody_reads,
+        })
+    }
+
+    fn terminal(&self) -> Option<&dyn Terminal> {
+        self.is_terminal.then_some(self as &dyn Terminal)
+    }
+
+    fn signal(&self) -> BoxFuture<'_, UserSignal> {
+        Box::pin(async {
+            match self.signals.lock().await.recv().await {
+                Some(signal) => signal,
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn open(&self, path: &Path, _: bool) -> io::Result<File> {
+        File::open(path)
+    }
+
+    fn environment(&self, name: &str) -> Option<OsString> {
+        (name == "TERM").then(|| "vt100".into())
+    }
+
+    fn progress(&self) -> &dyn Progress {
+        &testing::NoProgress
+    }
+
+    fn report(&self, line: &str) {
+        self.reports.lock().unwrap().push(line.to_owned());
+    }
+
+    fn record(&self, _: &str) {}
+}
+
+impl Terminal for User {
+    fn raw(&self) -> io::Result<Box<dyn Send + Sync>> {
+        struct Guard(Arc<AtomicBool>);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::SeqCst);
+            }
+        }
+        self.raw.store(true, Ordering::SeqCst);
+        Ok(Box::new(Guard(Arc::clone(&self.raw))))
+    }
+
+    fn size(&self) -> TerminalSize {
+        TerminalSize {
+            columns: 91,
+            rows: 31,
+        }
+    }
+
+    fn resized(&self) -> BoxFuture<'_, TerminalSize> {
+        Box::pin(async {
+            match self.sizes.lock().await.recv().await {
+                Some(size) => size,
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+struct Keyboard(mpsc::Receiver<Bytes>);
+
+impl Input for Keyboard {
+    fn read(&mut self) -> BoxFuture<'_, io::Result<Bytes>> {
+        Box::pin(async { Ok(self.0.recv().await.unwrap_or_default()) })
+    }
+}
+
+struct View {
+    screen: Arc<Screen>,
+    nobody_reads: bool,
+}
+
+impl Output for View {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            if self.nobody_reads {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.screen.shown.lock().unwrap().extend_from_slice(&bytes);
+            self.screen.changed.notify_one();
+            Ok(())
+        })
+    }
+
+    fn flush(&mut self) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// A server that takes calls and does nothing.
+#[derive(Default)]
+struct Stuck {
+    /// The server's ends of its calls, kept so that they do not end.
+    calls: Mutex<Vec<(Channel, tokio::sync::oneshot::Sender<Outcome>)>>,
+    controls: Mutex<Option<legatus_core::ControlReceiver>>,
+    request: Mutex<Option<CoreRequest>>,
+}
+
+impl Caller for Stuck {
+    fn open(&self, request: CoreRequest) -> BoxFuture<'_, Result<Conversation, Fault>> {
+        let (channel, theirs) = Channel::pair(7);
+        let (controls, receiver) = Control::queue();
+        let (decide, outcome) = PendingOutcome::new();
+        self.calls.lock().unwrap().push((theirs, decide));
+        *self.controls.lock().unwrap() = Some(receiver);
+        *self.request.lock().unwrap() = Some(request);
+        Box::pin(std::future::ready(Ok(Conversation {
+            channel,
+            controls,
+            outcome,
+        })))
+    }
+}
+
+impl Stuck {
+    async fn next_control(&self) -> Option<Control> {
+        let mut receiver = self.controls.lock().unwrap().take()?;
+        let control = receiver.receive().await;
+        *self.controls.lock().unwrap() = Some(receiver);
+        control
+    }
+}
+
+#[tokio::test]
+async fn an_interactive_shell_has_the_terminal_of_the_user() {
+    let (user, hands) = User::new(true);
+    let drive = async {
+        hands.press("echo $TERM $(stty size)\r").await;
+        hands.see("vt100 31 91\r\n").await;
+        let size = TerminalSize {
+            columns: 70,
+            rows: 20,
+        };
+        hands.sizes.send(size).await.unwrap();
+        hands
+            .press("until test \"$(stty size)\" = '20 70'; do :; done; echo res''ized\r")
+            .await;
+        hands.see("resized").await;
+        hands.press("exit 8\r").await;
+    };
+    let (outcome, ()) = tokio::join!(user.run(Arguments::new()), drive);
+    assert_eq!(outcome, Outcome::Exit(8));
+}
+
+#[tokio::test]
+async fn the_escape_leaves_a_session_even_if_nothing_moves() {
+    let (user, hands) = User::new(true);
+    let stuck = Stuck::default();
+    let drive = async {
+        // More than the channel takes.
+        for _ in 0..50 {
+            hands.press("some keys\r").await;
+        }
+        hands.press("~").await;
+        hands.press(".").await;
+    };
+    let (outcome, ()) = tokio::join!(user.run_with(Arguments::new(), &stuck), drive);
+    assert_eq!(outcome, Outcome::Cancelled);
+    assert_eq!(stuck.next_control().await, Some(Control::Cancel));
+}
+
+#[tokio::test]
+async fn the_escapes_can_be_shown_and_passed_on() {
+    let (user, hands) = User::new(true);
+    let drive = async {
+        hands.press("~?echo a").await;
+        hands.press("\r~~\x15echo b''c\r").await;
+        hands.see("bc").await;
+        hands.press("exit\r").await;
+    };
+    let (outcome, ()) = tokio::join!(user.run(Arguments::new()), drive);
+    assert_eq!(outcome, Outcome::SUCCESS);
+    assert!(
+        user.reports
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|line| line.contains("~."))
+    );
+    let shown = user.screen.shown.lock().unwrap().clone();
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(shown.contains('~') && !shown.contains("~~"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn without_a_terminal_a_tilde_is_a_tilde() {
+    let (user, hands) = User::new(false);
+    hands.press("~.\n").await;
+    let Hands { keys, screen, .. } = hands;
+    drop(keys);
+    assert_eq!(user.run(command(&["cat"])).await, Outcome::SUCCESS);
+    assert_eq!(*screen.shown.lock().unwrap(), b"~.\n");
+}
+
+#[tokio::test]
+async fn an_interrupt_interrupts_the_command() {
+    let (user, hands) = User::new(false);
+    let script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.01; done";
+    let drive = async {
+        hands.see("ready").await;
+        hands.signals.send(UserSignal::Interrupt).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(user.run(command(&["sh", "-c", script])), drive);
+    assert_eq!(outcome, Outcome::Exit(9));
+    hands.see("caught").await;
+}
+
+#[tokio::test]
+async fn a_second_interrupt_within_a_second_cancels() {
+    let (user, hands) = User::new(false);
+    let drive = async {
+        hands.see("ready").await;
+        hands.signals.send(UserSignal::Interrupt).await.unwrap();
+        hands.signals.send(UserSignal::Interrupt).await.unwrap();
+    };
+    let script = "trap '' INT; echo ready; sleep 1000";
+    let (outcome, ()) = tokio::join!(user.run(command(&["sh", "-c", script])), drive);
+    assert_eq!(outcome, Outcome::Cancelled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn interrupts_far_apart_are_all_passed_on_and_a_third_leaves() {
+    let (user, hands) = User::new(false);
+    let stuck = Stuck::default();
+    let drive = async {
+        let signal = UserSignal::Interrupt;
+        hands.signals.send(signal).await.unwrap();
+        assert_eq!(stuck.next_control().await, Some(Control::Signal(2)));
+        tokio::time::advance(std::time::Duration::from_secs(2)).await;
+        hands.signals.send(signal).await.unwrap();
+        assert_eq!(stuck.next_control().await, Some(Control::Signal(2)));
+        hands.signals.send(UserSignal::Quit).await.unwrap();
+        assert_eq!(stuck.next_control().await, Some(Control::Signal(3)));
+        hands.signals.send(signal).await.unwrap();
+        assert_eq!(stuck.next_control().await, Some(Control::Cancel));
+        hands.signals.send(signal).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(user.run_with(command(&["x"]), &stuck), drive);
+    assert_eq!(outcome, Outcome::Cancelled);
+}
+
+#[tokio::test]
+async fn being_told_to_end_cancels_and_leaves() {
+    for signal in [UserSignal::Terminate, UserSignal::HangUp] {
+        let (user, hands) = User::new(true);
+        let stuck = Stuck::default();
+        hands.signals.send(signal).await.unwrap();
+        let outcome = user.run_with(Arguments::new(), &stuck).await;
+        assert_eq!(outcome, Outcome::Cancelled);
+        assert_eq!(stuck.next_control().await, Some(Control::Cancel));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_the_call_quietly() {
+    let (mut user, _hands) = User::new(false);
+    user.nobody_reads = true;
+    assert_eq!(user.run(command(&["yes"])).await, Outcome::Signal(13));
+    assert!(user.reports.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_call_ends_although_the_user_types_nothing() {
+    let (user, _hands) = User::new(false);
+    assert_eq!(user.run(command(&["true"])).await, Outcome::SUCCESS);
+}
+
+#[tokio::test]
+async fn a_command_gets_a_terminal_only_if_it_is_asked_for() {
+    for (arguments, expected) in [
+        (command(&["x"]), false),
+        (command(&["x"]).with_flag("tty"), true),
+        (Arguments::new().with("command", "x"), false),
+        (Arguments::new(), true),
+    ] {
+        let (user, hands) = User::new(true);
+        let stuck = Stuck::default();
+        hands.signals.send(UserSignal::HangUp).await.unwrap();
+        let outcome = user.run_with(arguments, &stuck).await;
+        assert_eq!(outcome, Outcome::Cancelled);
+        let request = stuck.request.lock().unwrap().take().unwrap();
+        let request = Request::decode(request.body).unwrap();
+        assert_eq!(request.terminal.is_some(), expected, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_sends_nonsense_is_told() {
+    let (user, _hands) = User::new(false);
+    let stuck = Stuck::default();
+    let answer = async {
+        while stuck.calls.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let (channel, _decide) = stuck.calls.lock().unwrap().pop().unwrap();
+        channel.send(Bytes::from_static(b"\xff")).await.unwrap();
+        channel
+    };
+    let (outcome, _channel) = tokio::join!(user.run_with(command(&["x"]), &stuck), answer);
+    assert!(fault(&outcome).contains("no `legatus.shell.v1.Output`"));
+}
+
+#[test]
+fn what_the_commander_writes_by_hand_is_what_the_schema_says() {
+    use crate::shell::output::{Field, message};
+    for text in ["", "x", &"x".repeat(200), &"x".repeat(20_000)] {
+        for field in [Field::Stdout, Field::Stderr] {
+            let bytes = Bytes::copy_from_slice(text.as_bytes());
+            let part = match field {
+                Field::Stdout => output::Part::Stdout(bytes),
+                Field::Stderr => output::Part::Stderr(bytes),
+            };
+            let expected = messages::Output { part: Some(part) }.encode_to_vec();
+            assert_eq!(message(field, text), expected, "{}", text.len());
+        }
+    }
+    // The Sender's messages are prost's own.
+    let part = input::Part::Stdin(Bytes::from_static(b"x"));
+    assert_eq!(
+        messages::Input { part: Some(part) }.encode_to_vec(),
+        b"\x0a\x01x"
+    );
+}
