@@ -10,14 +10,19 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use command_fds::{CommandFdExt as _, FdMapping};
 use legatus_core::Fault;
 use legatus_net::Restart;
 use listenfd::ListenFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Names the descriptor at which a process that was started by a restart says that it is ready.
 const READY: &str = "LEGATUS_READY_FD";
+
+/// How long a new process may take until it is ready, in seconds: reading its files takes
+/// milliseconds.
+const READY_SECONDS: i64 = 20;
 
 /// What a restart needs.
 pub(super) struct Handover {
@@ -119,6 +124,11 @@ impl Handover {
             .spawn()
             .with_context(|| format!("cannot start `{}`", self.executable.display()))?;
         drop(command); // holds our end of the pipe
+        if !is_readable(&ready)? {
+            child.kill()?;
+            child.wait()?;
+            bail!("the new process was not ready within {READY_SECONDS} s");
+        }
         let mut answer = [0; 5];
         if let Err(error) = ready.read_exact(&mut answer) {
             let status = child.wait()?;
@@ -130,4 +140,14 @@ impl Handover {
         }
         Ok(child.id())
     }
+}
+
+/// Whether something can be read (or the end has come) within [`READY_SECONDS`].
+fn is_readable(pipe: &std::io::PipeReader) -> Result<bool> {
+    let mut waiting = [PollFd::new(pipe, PollFlags::IN)];
+    let timeout = Timespec {
+        tv_sec: READY_SECONDS,
+        tv_nsec: 0,
+    };
+    Ok(poll(&mut waiting, Some(&timeout))? > 0)
 }

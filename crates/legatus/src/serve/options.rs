@@ -190,7 +190,7 @@ impl LimitArguments {
 
 /// The configuration; a missing default file is an empty one.
 fn read_file(given: Option<&Path>) -> Result<File> {
-    let path = given.unwrap_or(Path::new(DEFAULT_FILE));
+    let path = given.unwrap_or_else(|| Path::new(DEFAULT_FILE));
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(config::parse_document(path, &text)?),
         Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
