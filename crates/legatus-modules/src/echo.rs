@@ -83,7 +83,9 @@ impl Sender for Echo {
         Box::pin(async move {
             let words = arguments.all("text");
             let request = Request::from_arguments(
-                words.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())),
+                words
+                    .iter()
+                    .map(|word| Bytes::copy_from_slice(word.as_bytes())),
             );
             let conversation = caller.open(request).await?;
             let (sender, mut receiver) = conversation.channel.split();

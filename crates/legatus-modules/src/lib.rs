@@ -16,5 +16,6 @@ use legatus_core::{Registry, RegistryError};
 pub fn builtin() -> Result<Registry, RegistryError> {
     let mut registry = Registry::new();
     registry.add(echo::module())?;
+    registry.add(system::module())?;
     Ok(registry)
 }
