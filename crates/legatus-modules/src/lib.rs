@@ -17,6 +17,7 @@ pub fn builtin() -> Result<Registry, RegistryError> {
     let mut registry = Registry::new();
     registry.add(echo::module())?;
     registry.add(shell::module())?;
+    registry.add(system::module())?;
     registry.add(transfer_file::module())?;
     Ok(registry)
 }
