@@ -33,6 +33,12 @@ fn login() -> Request {
     })
 }
 
+/// A line that says `ready` in the foreground; a shell with job control puts its command there only
+/// some time after it has started it. (Fields 5 and 8 of proc(5)'s stat: its process group, and the
+/// one in the foreground.)
+const FOREGROUND: &[u8] = b"sh -c 'until test $(cut -d\\  -f5 /proc/$$/stat) = \
+    $(cut -d\\  -f8 /proc/$$/stat); do :; done; echo rea\"\"dy; exec sleep 1000'\n";
+
 async fn on_terminal_argv(words: &[&str]) -> (Outcome, String) {
     let raw = Raw::open(&caller(), on_terminal(command_request(words))).await;
     raw.finish().await
@@ -95,10 +101,7 @@ async fn a_new_size_reaches_the_terminal() {
 #[tokio::test]
 async fn a_typed_interrupt_ends_the_foreground_command_and_not_the_shell() {
     let mut raw = Raw::open(&caller(), login()).await;
-    raw.send(Part::Stdin(Bytes::from_static(
-        b"sh -c 'echo rea''dy; sleep 1000'\n",
-    )))
-    .await;
+    raw.send(Part::Stdin(Bytes::from_static(FOREGROUND))).await;
     raw.wait_for("ready").await;
     raw.send(Part::Stdin(Bytes::from_static(b"\x03"))).await;
     raw.send(Part::Stdin(Bytes::from_static(b"exit 5\n"))).await;
@@ -108,10 +111,7 @@ async fn a_typed_interrupt_ends_the_foreground_command_and_not_the_shell() {
 #[tokio::test]
 async fn a_signal_goes_to_the_foreground_process_group() {
     let mut raw = Raw::open(&caller(), login()).await;
-    raw.send(Part::Stdin(Bytes::from_static(
-        b"sh -c 'echo rea''dy; sleep 1000'\n",
-    )))
-    .await;
+    raw.send(Part::Stdin(Bytes::from_static(FOREGROUND))).await;
     raw.wait_for("ready").await;
     assert!(raw.conversation.controls.send(Control::Signal(15)));
     raw.send(Part::Stdin(Bytes::from_static(b"exit $?\n")))
