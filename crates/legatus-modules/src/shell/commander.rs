@@ -53,23 +53,19 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
         },
         _ => None,
     };
-    let account = Account::current()?;
+    let on_terminal = request.terminal.is_some();
     let mark = Mark::new(call.id());
-    let (surroundings, notice) = surroundings(&request, &account, &mark)?;
-    let on_terminal = surroundings.terminal.is_some();
-    let program = Program::new(request.mode, script, &account)?;
     let others = adopt_orphans();
+    let (running, notice) = match start(request, script, &mark) {
+        Ok(started) => started,
+        Err(not_run) => return tell_not_run(not_run, on_terminal, &sink).await,
+    };
     let Running {
         mut child,
         stdin,
         streams,
         terminal,
-    } = match spawn(&program, &surroundings) {
-        Ok(running) => running,
-        Err(error) => return tell_not_run(program.not_run(&error), on_terminal, &sink).await,
-    };
-    // The command has its own copy of a script's descriptor.
-    drop(program);
+    } = running;
     let tree = ProcessTree::new(&child, mark, others);
     let result = tokio::select! {
         result = converse(&mut child, &streams, &tree, notice, &sink) => result,
@@ -94,6 +90,21 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
                 Stop::Fault(fault) => Err(fault),
             }
         }
+    }
+}
+
+/// Starts what is asked for; with it comes what its user should know about its surroundings.
+fn start(
+    request: Request,
+    script: Option<Content>,
+    mark: &Mark,
+) -> Result<(Running, Option<String>), NotRun> {
+    let account = Account::current()?;
+    let (surroundings, notice) = surroundings(&request, &account, mark)?;
+    let program = Program::new(request.mode, script, &account)?;
+    match spawn(&program, &surroundings) {
+        Ok(running) => Ok((running, notice)),
+        Err(error) => Err(program.not_run(&error)),
     }
 }
 

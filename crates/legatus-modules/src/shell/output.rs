@@ -4,6 +4,7 @@
 //! afterwards.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use legatus_core::{ChannelSender, Fault, limits::CHUNK_BYTES};
@@ -18,15 +19,16 @@ const _: () = assert!(
     "a longer length needs a longer prefix"
 );
 
-/// Bytes that a pipe of the usual capacity holds. Reading so many at once shows bulk data.
-const PIPE_BYTES: usize = 64 << 10;
-
-/// Capacity of a pipe that carries bulk data: the highest that Linux gives to everyone
-/// (`/proc/sys/fs/pipe-max-size`). Others keep the usual one, as all pipes of a user share a limit.
-const BULK_PIPE_BYTES: usize = 1 << 20;
-
 /// Bytes of room for data that comes now and then.
-const SMALL_BYTES: usize = 8 << 10;
+const SMALL_BYTES: usize = 16 << 10;
+
+/// Capacity of a pipe that carries much: the highest that Linux gives to everyone
+/// (`/proc/sys/fs/pipe-max-size`). Others keep the usual one, as all pipes of a user share a limit.
+const FAST_PIPE_BYTES: usize = 1 << 20;
+
+/// How often a terminal is read after its program has ended: 4 KiB each, it is far more than a
+/// terminal holds. What comes behind was written later, by processes left in the background.
+const REST_READS: usize = 256;
 
 /// Which field of an `Output` message carries a stream.
 #[derive(Clone, Copy, Debug)]
@@ -55,21 +57,26 @@ pub(super) async fn pump(
     has_ended: &CancellationToken,
 ) -> Result<(), PumpError> {
     let mut frames = Frames::new(field);
+    let mut rest = 0..REST_READS;
     loop {
         let read = tokio::select! {
-            ready = source.readable() => match ready {
-                Ok(()) => frames.read(source),
-                Err(error) => Err(error),
-            },
+            biased;
             () = has_ended.cancelled() => match frames.read_rest(source) {
-                // Nothing is left.
                 Err(error) if is_not_yet(&error) => return Ok(()),
+                _ if rest.next().is_none() => return Ok(()),
                 read => read,
             },
+            ready = source.readable() => ready.and_then(|()| frames.read(source)),
         };
         match read {
             Ok(None) => return Ok(()),
-            Ok(Some(frame)) => sink.send(frame).await.map_err(|_| PumpError::Gone)?,
+            Ok(Some(frame)) => {
+                let pause = frames.pace.note(frame.len());
+                sink.send(frame).await.map_err(|_| PumpError::Gone)?;
+                if pause {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
             Err(error) if is_not_yet(&error) => {}
             // A terminal whose other side is closed.
             Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Ok(()),
@@ -98,7 +105,8 @@ fn is_not_yet(error: &io::Error) -> bool {
 struct Frames {
     field: Field,
     buffer: BytesMut,
-    bulk: bool,
+    pace: Pace,
+    pipe_grown: bool,
 }
 
 impl Frames {
@@ -106,33 +114,43 @@ impl Frames {
         Self {
             field,
             buffer: BytesMut::new(),
-            bulk: false,
+            pace: Pace::new(),
+            pipe_grown: false,
         }
     }
 
     /// One message of what can be read now; `None` at the end.
     fn read(&mut self, source: &pipe::Receiver) -> io::Result<Option<Bytes>> {
-        let wanted = if self.bulk { CHUNK_BYTES } else { PIPE_BYTES };
-        if self.buffer.capacity() < PREFIX_BYTES + SMALL_BYTES.max(wanted / 4) {
+        let wanted = if self.pace.fast {
+            CHUNK_BYTES
+        } else {
+            SMALL_BYTES
+        };
+        if self.pace.fast && !self.pipe_grown {
+            // Only for speed, so it may fail, as when the user's limit is reached.
+            rustix::pipe::fcntl_setpipe_size(source, FAST_PIPE_BYTES).ok();
+            self.pipe_grown = true;
+        }
+        if self.buffer.capacity() < PREFIX_BYTES + wanted / 2 {
             self.buffer.reserve(PREFIX_BYTES + wanted);
         }
         self.buffer.put_bytes(0, PREFIX_BYTES);
         let room = (self.buffer.capacity() - PREFIX_BYTES).min(CHUNK_BYTES);
-        match source.try_read_buf(&mut (&mut self.buffer).limit(room)) {
-            Ok(0) => Ok(None),
-            Ok(length) => {
-                if length >= PIPE_BYTES && !self.bulk {
-                    self.bulk = true;
-                    // Only faster, so it may fail: terminals have no such thing, users limits.
-                    rustix::pipe::fcntl_setpipe_size(source, BULK_PIPE_BYTES).ok();
+        let mut length = 0;
+        // A terminal gives no more than 4 KiB at once, however much it has.
+        while length < room {
+            match source.try_read_buf(&mut (&mut self.buffer).limit(room - length)) {
+                Ok(0) => break,
+                Ok(more) => length += more,
+                // What ends the stream ends the next message, too.
+                Err(_) if length > 0 => break,
+                Err(error) => {
+                    self.buffer.clear();
+                    return Err(error);
                 }
-                Ok(Some(self.finish(length)))
-            }
-            Err(error) => {
-                self.buffer.clear();
-                Err(error)
             }
         }
+        Ok((length > 0).then(|| self.finish(length)))
     }
 
     /// The same for what is left, asking the kernel and not what Tokio knows of it.
@@ -163,6 +181,46 @@ impl Frames {
             prost::encode_length_delimiter(length, &mut prefix).ok();
         }
         frame.freeze().split_off(unneeded)
+    }
+}
+
+/// How fast data comes. Where much comes in small pieces, waiting a moment after each makes few
+/// large messages out of many small ones; what comes now and then never waits.
+#[derive(Debug)]
+struct Pace {
+    fast: bool,
+    since: Instant,
+    bytes: usize,
+}
+
+/// How long a pace is measured.
+const WINDOW: Duration = Duration::from_millis(10);
+
+/// Bytes within that time, that is some 25 MB/s, which count as fast.
+const FAST_BYTES: usize = CHUNK_BYTES;
+
+/// The shortest that a timer waits. A pipe of [`FAST_PIPE_BYTES`] meanwhile takes 1 GB/s.
+const PAUSE: Duration = Duration::from_millis(1);
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            fast: false,
+            since: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// Notes that so many bytes have come; true if more should be waited for before the next are
+    /// read.
+    fn note(&mut self, bytes: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.since.elapsed() >= WINDOW {
+            self.fast = self.bytes >= FAST_BYTES;
+            self.since = Instant::now();
+            self.bytes = 0;
+        }
+        self.fast && bytes < CHUNK_BYTES / 2
     }
 }
 

@@ -139,6 +139,12 @@ impl Program {
     }
 }
 
+impl From<Fault> for NotRun {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
 fn word(bytes: &Bytes) -> OsString {
     OsString::from_vec(bytes.to_vec())
 }

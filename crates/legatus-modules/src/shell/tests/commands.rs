@@ -158,3 +158,39 @@ async fn without_a_terminal_the_login_shell_reads_stdin() {
         .shell_name(true);
     assert_eq!(stdout(&local), format!("{}\n", shell.display()));
 }
+
+#[tokio::test]
+async fn a_login_shell_that_does_not_exist_is_told() {
+    use crate::shell::account::Account;
+    use crate::shell::messages::{Login, request::Mode};
+    use crate::shell::program::{NotRun, Program};
+    use crate::shell::spawn::{Surroundings, spawn};
+    let account = Account {
+        name: "ann".into(),
+        home: "/".into(),
+        shell: "/no/such/shell".into(),
+    };
+    let program = Program::new(Some(Mode::Login(Login {})), None, &account).unwrap();
+    let surroundings = Surroundings {
+        directory: "/".into(),
+        environment: Vec::new(),
+        terminal: None,
+    };
+    let error = spawn(&program, &surroundings).unwrap_err();
+    let NotRun::Failed(fault) = program.not_run(&error) else {
+        panic!("not failed");
+    };
+    let expected = "cannot run \"/no/such/shell\", the login shell of \"ann\": \
+        No such file or directory";
+    assert_eq!(fault.message(), expected);
+    assert!(fault.hint().unwrap().contains("passwd"));
+}
+
+#[tokio::test]
+#[expect(unsafe_code, reason = "no safe crate sets a disposition")]
+async fn a_command_does_not_ignore_what_the_server_ignores() {
+    // SAFETY: it runs no code; nothing else in these tests uses this signal.
+    unsafe { libc::signal(libc::SIGUSR2, libc::SIG_IGN) };
+    let (outcome, _) = argv(&["sh", "-c", "kill -USR2 $$; sleep 1000"]).await;
+    assert_eq!(outcome, Outcome::Signal(12));
+}

@@ -7,6 +7,7 @@ mod requests;
 mod scripts;
 mod terminal;
 mod user;
+mod user_kit;
 mod wire;
 
 use std::ffi::OsString;

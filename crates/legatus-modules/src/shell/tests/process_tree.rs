@@ -8,12 +8,16 @@ use super::*;
 /// Leaves its parent, its session and its streams, and tells its process id.
 const DAEMON: &str = "setsid sh -c 'sleep 1000 >&- 2>&- <&- & echo $!'";
 
-/// Whether a process is there and not just waiting to be reaped.
+/// Whether a process is there, and neither dead nor dying: such a one has no environment left.
 fn is_running(process: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| {
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
-        !matches!(state, Some(Some('Z' | 'X')))
-    })
+    std::fs::read(format!("/proc/{process}/environ")).is_ok_and(|text| !text.is_empty())
+}
+
+/// Waits for a process that may be just becoming another program.
+async fn until_running(process: &str) {
+    while !is_running(process) {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The process ids that a command has printed, a line each, before it printed `ready`.
@@ -33,7 +37,9 @@ async fn left_after_cancelling(script: &str) -> Vec<String> {
     raw.wait_for("ready").await;
     let mut processes = processes(&raw);
     assert!(processes.len() > 1, "{processes:?}");
-    assert!(processes.iter().all(|process| is_running(process)));
+    for process in &processes {
+        until_running(process).await;
+    }
     caller.cancellation().cancel();
     assert_eq!(raw.finish().await.0, Outcome::Cancelled);
     processes.retain(|process| is_running(process));
@@ -162,7 +168,7 @@ async fn a_daemon_survives_the_ordinary_end_of_its_command() {
     let (outcome, local) = argv(&["sh", "-c", DAEMON]).await;
     assert_eq!(outcome, Outcome::SUCCESS);
     let daemon = stdout(&local).trim().to_owned();
-    assert!(is_running(&daemon));
+    until_running(&daemon).await;
     let daemon = rustix::process::Pid::from_raw(daemon.parse().unwrap()).unwrap();
     rustix::process::kill_process(daemon, rustix::process::Signal::KILL).unwrap();
 }
