@@ -19,11 +19,21 @@ fn dependencies(of: &str, kinds: &[&str]) -> BTreeSet<String> {
 #[test]
 fn the_contract_depends_on_nothing_that_could_open_a_socket_a_file_or_a_process() {
     let known = [
-        "bytes", "prost", "strsim", "thiserror", "tokio", "tokio-util", "tracing", "wildmatch",
+        "bytes",
+        "prost",
+        "strsim",
+        "thiserror",
+        "tokio",
+        "tokio-util",
+        "tracing",
+        "wildmatch",
     ];
     let found = dependencies("legatus-core", &["dependencies"]);
     let known = known.map(str::to_owned).into_iter().collect();
-    assert_eq!(found, known, "a new dependency of the contract is a design decision");
+    assert_eq!(
+        found, known,
+        "a new dependency of the contract is a design decision"
+    );
 }
 
 #[test]
@@ -49,7 +59,10 @@ fn every_version_is_named_once_in_the_workspace() {
             for (name, dependency) in table {
                 let itself = name == one;
                 assert!(itself || shared.contains_key(name), "{one}: {name}");
-                assert!(itself || dependency.get("version").is_none(), "{one}: {name}");
+                assert!(
+                    itself || dependency.get("version").is_none(),
+                    "{one}: {name}"
+                );
             }
         }
     }
@@ -59,6 +72,10 @@ fn every_version_is_named_once_in_the_workspace() {
 fn every_crate_obeys_the_lints_of_the_workspace() {
     for one in ["legatus", "legatus-core"].into_iter().chain(MIDDLE) {
         let manifest: Table = read(&format!("crates/{one}/Cargo.toml")).parse().unwrap();
-        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{one}");
+        assert_eq!(
+            manifest["lints"]["workspace"].as_bool(),
+            Some(true),
+            "{one}"
+        );
     }
 }

@@ -40,8 +40,17 @@ pub(crate) fn read(path: &str) -> String {
 /// All files that git knows, by their paths from the root. Those that are new and not ignored
 /// count too, so that a mistake shows before it is committed.
 pub(crate) fn files() -> Vec<String> {
-    let arguments = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-    let listed = Command::new("git").args(arguments).current_dir(root()).output();
+    let arguments = [
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ];
+    let listed = Command::new("git")
+        .args(arguments)
+        .current_dir(root())
+        .output();
     let listed = listed.expect("git is installed");
     assert!(listed.status.success(), "this test needs a git checkout");
     let text = String::from_utf8(listed.stdout).unwrap();
@@ -59,7 +68,11 @@ pub(crate) fn sources() -> Vec<Source> {
 
 fn source(path: String) -> Source {
     let text = read(&path);
-    let code = if is_test(&path) { String::new() } else { code(&text) };
+    let code = if is_test(&path) {
+        String::new()
+    } else {
+        code(&text)
+    };
     Source { path, text, code }
 }
 
