@@ -42,3 +42,8 @@ pub use spec::{
     Alias, Argument, ArgumentKind, Effect, Effects, Example, Placement, Spec, Target, Text,
     ValueKind,
 };
+
+/// The example of the document is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/adding-a-module.md")]
+mod adding_a_module {}

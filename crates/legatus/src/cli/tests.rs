@@ -1,3 +1,5 @@
+//! What command lines mean, and what is said of those that mean nothing.
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStringExt;
 

@@ -1,3 +1,5 @@
+//! How the configuration is read and found.
+
 use std::fs;
 
 use legatus_core::Host;

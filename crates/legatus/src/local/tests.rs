@@ -1,3 +1,5 @@
+//! The user's machine as Senders see it.
+
 use std::future::Future;
 use std::io::{Read, Write};
 use std::pin::pin;
