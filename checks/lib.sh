@@ -83,6 +83,7 @@ need_root() {
 }
 
 fail() {
+    trap - ERR
     {
         echo "$*"
         if ((${#ran[@]})); then
@@ -101,6 +102,7 @@ remember() {
 
 clean_up() {
     local pid folder name
+    trap - ERR
     set +e
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null; done
     for pid in "${pids[@]}"; do
