@@ -8,7 +8,7 @@ set -euo pipefail
 
 checks=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$(dirname "$checks")
-LEGATUS=$(realpath "${LEGATUS:-$repository/target/release/legatus}")
+LEGATUS=$(realpath -m "${LEGATUS:-$repository/target/release/legatus}")
 export LEGATUS
 # 1: the counts of the issue, which take long.
 # shellcheck disable=SC2034  # for the scripts
@@ -232,8 +232,8 @@ launch_server() {
     mkdir "$folder"
     state=$folder/state server_out=$folder/out server_log=$folder/log
     port=
-    "${inside[@]}" "$LEGATUS" --cert "$pki/localhost.crt" --key "$pki/localhost.key" --ca "$pki/ca.crt" \
-        serve --state-dir "$state" "$@" >"$server_out" 2>"$server_log" &
+    "${inside[@]}" "$LEGATUS" serve --cert "$pki/localhost.crt" --key "$pki/localhost.key" --ca "$pki/ca.crt" \
+        --state-dir "$state" "$@" >"$server_out" 2>"$server_log" &
     server_pid=$!
     remember "$server_pid"
 }
