@@ -1,0 +1,1 @@
+"""What the recipes share: servers, peers, timing, verdicts. Python 3.9 or later, no packages."""
