@@ -87,6 +87,22 @@ fn every_command_in_the_documents_is_understood() {
 }
 
 #[test]
+fn every_example_of_a_module_is_understood() {
+    let registry = legatus::modules::builtin().unwrap();
+    for module in registry.modules() {
+        for example in &module.spec().examples {
+            let parsed = cli::parse(&registry, words(&example.command));
+            assert!(
+                parsed.is_ok(),
+                "{}\n{}",
+                example.command,
+                parsed.unwrap_err()
+            );
+        }
+    }
+}
+
+#[test]
 fn the_guide_names_every_flag_and_every_variable() {
     let registry = legatus::modules::builtin().unwrap();
     let guide = read("docs/guide.md");
