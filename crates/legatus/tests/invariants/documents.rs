@@ -1,7 +1,6 @@
 //! What the documents promise: links lead somewhere, commands are understood, examples are valid.
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use clap::Command;
 use legatus::cli::{self, Globals};
@@ -54,7 +53,7 @@ fn every_link_leads_to_a_file_of_the_repository() {
         for rest in text.split("](").skip(1) {
             let link = rest.split([')', '#']).next().unwrap_or_default();
             let folder = root().join(&path);
-            let target = folder.parent().unwrap_or(Path::new("")).join(link);
+            let target = folder.parent().unwrap().join(link);
             if !link.contains("://") && !link.is_empty() && !target.exists() {
                 dead.push(format!("{path}: {link}"));
             }
@@ -84,6 +83,22 @@ fn every_command_in_the_documents_is_understood() {
         }
     }
     assert!(seen > 20, "the documents have moved: {seen} commands");
+}
+
+#[test]
+fn every_example_of_a_module_is_understood() {
+    let registry = legatus::modules::builtin().unwrap();
+    for module in registry.modules() {
+        for example in &module.spec().examples {
+            let parsed = cli::parse(&registry, words(&example.command));
+            assert!(
+                parsed.is_ok(),
+                "{}\n{}",
+                example.command,
+                parsed.unwrap_err()
+            );
+        }
+    }
 }
 
 #[test]

@@ -76,11 +76,12 @@ fn source(path: String) -> Source {
     Source { path, text, code }
 }
 
-/// Tests, benchmarks, and the kit for authors of tests.
+/// Tests, benchmarks, the kit for authors of tests, and what runs only while building.
 fn is_test(path: &str) -> bool {
     let folder = ["/tests/", "/benches/", "/examples/"];
     folder.iter().any(|folder| path.contains(folder))
         || path.ends_with("/tests.rs")
+        || path.ends_with("/build.rs")
         || path == "crates/legatus-core/src/testing.rs"
 }
 
