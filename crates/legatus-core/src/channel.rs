@@ -1,6 +1,7 @@
 //! The bounded two-way message stream between a Sender and a Commander.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -18,18 +19,39 @@ pub struct Channel {
     receiver: ChannelReceiver,
 }
 
+/// Bytes of messages that have gone through a channel, as seen from one end.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    sent: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
+}
+
+impl Traffic {
+    /// Bytes of the messages that this end has sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the messages that the other end has sent.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
 /// The end that sends messages. Dropping the last one tells the other half that no more will come.
 #[derive(Clone, Debug)]
 pub struct ChannelSender {
     messages: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
     capacity: usize,
+    bytes: Arc<AtomicU64>,
 }
 
 /// The end that receives messages.
 #[derive(Debug)]
 pub struct ChannelReceiver {
     messages: mpsc::Receiver<Queued>,
+    bytes: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -79,6 +101,14 @@ impl Channel {
         self.receiver.receive().await
     }
 
+    /// Counts what goes through the channel, also after it was split.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            sent: Arc::clone(&self.sender.bytes),
+            received: Arc::clone(&self.receiver.bytes),
+        }
+    }
+
     /// The two ends apart, for halves that send and receive at the same time.
     pub fn split(self) -> (ChannelSender, ChannelReceiver) {
         (self.sender, self.receiver)
@@ -89,12 +119,18 @@ impl Channel {
 fn direction(capacity: usize) -> (ChannelSender, ChannelReceiver) {
     let capacity = capacity.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
     let (tx, rx) = mpsc::channel(limits::CHANNEL_MESSAGES);
+    let bytes = Arc::<AtomicU64>::default();
     let sender = ChannelSender {
+        bytes: Arc::clone(&bytes),
         messages: tx,
         room: Arc::new(Semaphore::new(capacity)),
         capacity,
     };
-    (sender, ChannelReceiver { messages: rx })
+    let receiver = ChannelReceiver {
+        messages: rx,
+        bytes,
+    };
+    (sender, receiver)
 }
 
 impl ChannelSender {
@@ -113,14 +149,17 @@ impl ChannelSender {
             room = Arc::clone(&self.room).acquire_many_owned(wanted) => room,
             () = self.messages.closed() => return Err(ChannelClosed::Gone),
         };
+        let length = message.len() as u64;
         let queued = Queued {
             message,
             _room: room.map_err(|_| ChannelClosed::Gone)?,
         };
-        self.messages
-            .send(queued)
-            .await
-            .map_err(|_| ChannelClosed::Gone)
+        let place = self.messages.reserve().await;
+        let place = place.map_err(|_| ChannelClosed::Gone)?;
+        // Before the other half can see the message.
+        self.bytes.fetch_add(length, Ordering::Relaxed);
+        place.send(queued);
+        Ok(())
     }
 
     /// Waits until the other half no longer receives.

@@ -25,7 +25,7 @@ pub mod wire;
 
 pub use arguments::{ArgumentError, Arguments};
 pub use call::{Call, CallId, InvalidCallId, Request};
-pub use channel::{Channel, ChannelClosed, ChannelReceiver, ChannelSender};
+pub use channel::{Channel, ChannelClosed, ChannelReceiver, ChannelSender, Traffic};
 pub use control::{Control, ControlReceiver, ControlSender, TerminalSize};
 pub use fault::Fault;
 pub use host::{DEFAULT_PORT, Host, InvalidHost, Location};

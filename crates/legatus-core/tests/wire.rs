@@ -5,8 +5,8 @@ use legatus_core::wire::{
     control_request,
 };
 use legatus_core::{Fault, Outcome};
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 fn open() -> CallRequest {
     CallRequest {

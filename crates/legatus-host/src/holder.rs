@@ -72,6 +72,7 @@ pub fn holder_main(registry: &Registry) -> ExitCode {
 }
 
 fn serve(registry: &Registry) -> Result<(), HolderError> {
+    keep_descriptors_here();
     let (mut data, mut control) = take_sockets().map_err(system("take the sockets over"))?;
     // A terminal that the server was started from is not ours, nor are its signals. It fails if
     // somebody has seen to that already.
@@ -98,6 +99,19 @@ fn serve(registry: &Registry) -> Result<(), HolderError> {
         Err(fault) => tell(&mut data, Outcome::Unavailable(fault)),
     }
     .map_err(system("run the call"))
+}
+
+/// Marks all descriptors but the standard ones as close-on-exec: whatever the server was started
+/// with is none of the programs' business that run here.
+#[expect(
+    unsafe_code,
+    reason = "no safe crate has close_range(2) with this flag"
+)]
+fn keep_descriptors_here() {
+    let flag = i32::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or_default();
+    // SAFETY: it closes nothing, it only sets a flag of descriptors. Before Linux 5.11 it fails,
+    // and strays are inherited as they always were.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, flag) };
 }
 
 fn system(doing: &'static str) -> impl Fn(io::Error) -> HolderError {

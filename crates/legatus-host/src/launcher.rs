@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::process::{Child, Command};
 
 use crate::messages::{RunAs, Start};
@@ -31,6 +32,9 @@ pub struct Launcher {
     pub inline_bytes: usize,
     /// Variables of the holders' environment, see [`Launcher::with_environment`].
     pub environment: Vec<(OsString, OsString)>,
+    /// The soft limit of open files in holders, if it is another than the server's own: a server
+    /// raises it for itself, but programs that use select(2) fail above 1024.
+    pub descriptor_limit: Option<u64>,
 }
 
 impl Launcher {
@@ -42,6 +46,7 @@ impl Launcher {
             run_as: None,
             inline_bytes: DEFAULT_INLINE_BYTES,
             environment: Vec::new(),
+            descriptor_limit: None,
         }
     }
 
@@ -56,6 +61,13 @@ impl Launcher {
             .into_iter()
             .filter(|(name, _)| is_for_everyone(name) || is_of_a_user(name))
             .collect();
+        self
+    }
+
+    /// Holders get this soft limit of open files.
+    #[must_use]
+    pub fn with_descriptor_limit(mut self, limit: Option<u64>) -> Self {
+        self.descriptor_limit = limit;
         self
     }
 
@@ -91,7 +103,23 @@ impl Launcher {
                 .env("HOME", &user.home)
                 .env("SHELL", &user.shell),
         };
-        Command::from(command).spawn()
+        let child = Command::from(command).spawn()?;
+        self.limit(&child)?;
+        Ok(child)
+    }
+
+    /// Sets the limit of open files in a holder that still waits for its call.
+    fn limit(&self, child: &Child) -> io::Result<()> {
+        let (Some(soft), Some(pid)) = (self.descriptor_limit, child.id()) else {
+            return Ok(());
+        };
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let limit = Rlimit {
+            current: Some(soft),
+            ..getrlimit(Resource::Nofile)
+        };
+        prlimit(pid, Resource::Nofile, limit)?;
+        Ok(())
     }
 
     pub(crate) fn start(&self) -> Start {

@@ -147,6 +147,8 @@ fn become_program(inherited: Option<RawFd>, on_terminal: bool) -> io::Result<()>
     for signal in 1..32 {
         restore_signal(signal);
     }
+    // When the holder is killed, nobody else could end the program.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     if on_terminal {
         rustix::process::setsid()?;
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;

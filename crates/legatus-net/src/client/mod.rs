@@ -109,7 +109,7 @@ impl Client {
         options: &ClientOptions,
     ) -> Result<Self, ConnectError> {
         let connecting = async {
-            let stream = dial(endpoint).await?;
+            let stream = dial(endpoint, options.connect_timeout).await?;
             let failed = |error: TlsError| ConnectError::from_chain(endpoint, &error);
             let name = tls::server_name(&endpoint.server_name).map_err(failed)?;
             let stream = tls::connect(options.tls.config(), name, ReadAhead::new(stream))
@@ -210,8 +210,8 @@ impl Caller for ModuleCaller {
     }
 }
 
-/// Connects over TCP to the first address that answers.
-async fn dial(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+/// Connects over TCP to the first address that answers, each getting its share of the time.
+async fn dial(endpoint: &Endpoint, timeout: Duration) -> Result<TcpStream, ConnectError> {
     let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
     let addresses: Vec<SocketAddr> = match found {
         Ok(addresses) => addresses.collect(),
@@ -220,9 +220,12 @@ async fn dial(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
             return Err(ConnectError::UnknownHost { host, source });
         }
     };
+    let share = timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in addresses {
-        match TcpStream::connect(address).await {
+        let connecting = tokio::time::timeout(share, TcpStream::connect(address));
+        let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
+        match connecting.await.unwrap_or_else(timed_out) {
             Ok(stream) => {
                 stream.set_nodelay(true).ok(); // only slower without
                 return Ok(stream);

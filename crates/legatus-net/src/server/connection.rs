@@ -2,10 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -28,9 +31,15 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     pub(super) address: String,
     pub(super) calls: AtomicUsize,
+    /// Whether there was a call.
+    used: AtomicBool,
+    /// When a call began or ended last, in seconds since `opened`.
     last_used: AtomicU64,
     opened: Instant,
 }
+
+/// How long after its handshake a connection may wait with its first call while the server drains.
+const FIRST_CALL: Duration = Duration::from_secs(2);
 
 /// Counts the bytes that were read.
 struct Count(Arc<AtomicU64>);
@@ -52,6 +61,7 @@ impl Connection {
             peer,
             address: address.to_string(),
             calls: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             opened: Instant::now(),
         }
@@ -61,6 +71,16 @@ impl Connection {
     pub(super) fn touch(&self) {
         let seconds = self.opened.elapsed().as_secs();
         self.last_used.store(seconds, Ordering::Relaxed);
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    /// When a draining server may say goodbye: at once, but a connection that was just made gets a
+    /// moment for the call that it was made for.
+    fn may_leave_at(&self) -> Instant {
+        match self.used.load(Ordering::Relaxed) {
+            true => Instant::now(),
+            false => self.opened + FIRST_CALL,
+        }
     }
 
     fn idle(&self) -> Duration {
@@ -91,19 +111,18 @@ async fn try_serve(
     state: &Arc<State>,
     routes: Routes,
 ) -> Result<(), String> {
-    let handshaking = state
-        .usages
-        .handshakes
-        .take("")
-        .map_err(|limit| limit.to_string())?;
-    let (stream, peer) = tokio::select! {
-        done = tokio::time::timeout(state.limits.handshake, handshake(stream, state)) => {
-            done.map_err(|_| format!("no TLS handshake within {:?}", state.limits.handshake))??
-        }
-        () = state.draining.cancelled() => return Ok(()),
-    };
-    drop(handshaking);
     let usages = &state.usages;
+    let handshaking = usages.handshakes.take("").and_then(|one| {
+        let from_there = usages
+            .handshakes_by_address
+            .take(&address.ip().to_string())?;
+        Ok((one, from_there))
+    });
+    let handshaking = handshaking.map_err(|limit| limit.to_string())?;
+    let done = tokio::time::timeout(state.limits.handshake, handshake(stream, state)).await;
+    let (stream, peer) =
+        done.map_err(|_| format!("no TLS handshake within {:?}", state.limits.handshake))??;
+    drop(handshaking);
     let _one = usages
         .connections
         .take("")
@@ -156,7 +175,7 @@ async fn speak(
     let shared = Arc::clone(&connection);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(&shared));
-        routes.clone().oneshot(request)
+        routes.clone().oneshot(request.map(Whole))
     });
     // Controls must find room beside the calls.
     let streams = u32::try_from(state.limits.calls_per_connection)
@@ -175,7 +194,7 @@ async fn speak(
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let mut next_check = state.limits.handshake;
-    let mut draining = false;
+    let mut leaving = Leaving::default();
     loop {
         tokio::select! {
             ended = &mut serving => return ended.map_err(Into::into),
@@ -183,15 +202,69 @@ async fn speak(
                 if read.load(Ordering::Relaxed) < PREFACE_BYTES {
                     return Err("no HTTP/2 within the handshake's time".into());
                 }
-                if connection.idle() >= state.limits.idle {
+                let idle = connection.idle();
+                if leaving.told && idle >= state.limits.handshake {
+                    return Err("streams without a call were left open".into());
+                }
+                if idle >= state.limits.idle {
+                    leaving.told = true;
                     serving.as_mut().graceful_shutdown();
                 }
-                next_check = (state.limits.idle / 4).max(Duration::from_secs(1));
+                let pause = if leaving.told { state.limits.handshake } else { state.limits.idle };
+                next_check = (pause / 4).max(Duration::from_millis(100));
             }
-            () = state.draining.cancelled(), if !draining => {
-                draining = true;
+            () = state.draining.cancelled(), if leaving.at.is_none() => {
+                leaving.at = Some(connection.may_leave_at());
+            }
+            () = tokio::time::sleep_until(leaving.at.unwrap_or_else(Instant::now).into()),
+                if leaving.at.is_some() && !leaving.told =>
+            {
+                leaving.told = true;
+                next_check = Duration::from_millis(100);
                 serving.as_mut().graceful_shutdown();
             }
         }
+    }
+}
+
+/// How far a connection's farewell has come.
+#[derive(Default)]
+struct Leaving {
+    /// When the peer is told to open no more calls.
+    at: Option<Instant>,
+    told: bool,
+}
+
+/// A request's body of which an end is the end: a stream that was reset is an error, which tonic
+/// would take for an end otherwise.
+struct Whole(hyper::body::Incoming);
+
+/// A request's stream was reset, or its connection is lost.
+#[derive(Debug, thiserror::Error)]
+#[error("the caller has gone")]
+struct CallerGone;
+
+impl http_body::Body for Whole {
+    type Data = Bytes;
+    type Error = CallerGone;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, CallerGone>>> {
+        let frame = ready!(Pin::new(&mut self.0).poll_frame(context));
+        Poll::Ready(match frame {
+            None if !self.0.is_end_stream() => Some(Err(CallerGone)),
+            None => None,
+            Some(frame) => Some(frame.map_err(|_| CallerGone)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.0.size_hint()
     }
 }

@@ -10,6 +10,9 @@ pub struct ServerLimits {
     /// Connections whose client has not shown its certificate yet. They cost about 50 KiB each and
     /// anybody can make them.
     pub handshakes: usize,
+    /// Those of one address, so that no single machine can keep the others out. Two thousand
+    /// clients of one machine may come at once.
+    pub handshakes_per_address: usize,
     /// Connections of all identities together; bounded by the descriptors a process usually may
     /// have (65536), of which a connection with a running command takes about five.
     pub connections: usize,
@@ -31,7 +34,8 @@ pub struct ServerLimits {
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
-            handshakes: 1024,
+            handshakes: 4096,
+            handshakes_per_address: 3072,
             connections: 8192,
             connections_per_identity: 4096,
             calls_per_connection: 128,
@@ -47,6 +51,7 @@ impl Default for ServerLimits {
 #[derive(Debug)]
 pub(super) struct Usages {
     pub(super) handshakes: Arc<Usage>,
+    pub(super) handshakes_by_address: Arc<Usage>,
     pub(super) connections: Arc<Usage>,
     pub(super) connections_by_identity: Arc<Usage>,
     pub(super) calls_by_identity: Arc<Usage>,
@@ -84,6 +89,10 @@ impl Usages {
     pub(super) fn new(limits: &ServerLimits) -> Self {
         Self {
             handshakes: Usage::new("handshakes", limits.handshakes),
+            handshakes_by_address: Usage::new(
+                "handshakes of one address",
+                limits.handshakes_per_address,
+            ),
             connections: Usage::new("connections", limits.connections),
             connections_by_identity: Usage::new(
                 "connections of one identity",

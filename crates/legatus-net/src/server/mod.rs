@@ -10,15 +10,17 @@ mod running;
 mod service;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use legatus_core::{BoxFuture, Fault, Policy, Registry, ServerControl, ServerFacts};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 pub use self::limits::ServerLimits;
@@ -71,6 +73,7 @@ pub struct ServerHandle {
 
 /// What all connections of a server share.
 pub(crate) struct State {
+    this: Weak<Self>,
     registry: Registry,
     policy: ArcSwap<Policy>,
     audit: Audit,
@@ -79,6 +82,10 @@ pub(crate) struct State {
     restart: Option<Restart>,
     usages: Usages,
     running: Arc<RunningCalls>,
+    /// The tasks of all calls: the server leaves only when each has noted its end.
+    calls: TaskTracker,
+    /// Held while a new process is started to replace this one.
+    restarting: Mutex<()>,
     connections: AtomicU64,
     started: (Instant, SystemTime),
     /// Fires when no more calls are taken.
@@ -90,7 +97,8 @@ pub(crate) struct State {
 impl Server {
     /// A server made of these parts.
     pub fn new(options: ServerOptions) -> Self {
-        let state = State {
+        let state = |this: &Weak<State>| State {
+            this: Weak::clone(this),
             registry: options.registry,
             policy: ArcSwap::from_pointee(options.policy),
             audit: options.audit,
@@ -99,13 +107,15 @@ impl Server {
             limits: options.limits,
             restart: options.restart,
             running: Arc::default(),
+            calls: TaskTracker::new(),
+            restarting: Mutex::default(),
             connections: AtomicU64::new(0),
             started: (Instant::now(), SystemTime::now()),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         };
         Self {
-            state: Arc::new(state),
+            state: Arc::new_cyclic(state),
         }
     }
 
@@ -133,6 +143,8 @@ impl Server {
             for mut connections in connections {
                 while connections.join_next().await.is_some() {}
             }
+            state.calls.close();
+            state.calls.wait().await;
         };
         tokio::pin!(drained);
         if tokio::time::timeout(state.limits.drain, &mut drained)
@@ -234,12 +246,24 @@ impl ServerControl for State {
 
     fn restart(&self) -> BoxFuture<'_, Result<u32, Fault>> {
         Box::pin(async {
-            let Some(restart) = &self.restart else {
+            let (Some(restart), Some(this)) = (self.restart.clone(), self.this.upgrade()) else {
                 return Err(Fault::new("this server cannot restart itself"));
             };
-            let pid = restart().await?;
-            self.draining.cancel();
-            Ok(pid)
+            // In a task of its own: once a new process has been started, this one must drain, even
+            // when nobody waits for the answer any more.
+            let task = tokio::spawn(async move {
+                let Ok(_restarting) = this.restarting.try_lock() else {
+                    return Err(Fault::new("a restart is under way already"));
+                };
+                if this.draining.is_cancelled() {
+                    return Err(Fault::new("the server is shutting down already"));
+                }
+                let pid = restart().await?;
+                this.draining.cancel();
+                Ok(pid)
+            });
+            task.await
+                .unwrap_or_else(|_| Err(Fault::new("the restart failed")))
         })
     }
 }

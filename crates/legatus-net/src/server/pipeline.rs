@@ -1,7 +1,7 @@
 //! What happens to a call: six steps, in one function that reads from top to bottom.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use legatus_core::{
@@ -20,6 +20,9 @@ use crate::chain;
 /// than a child process gets from its relay, so that the relay can tell how the child ended.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
+/// Bytes of a request's summary in log and audit, at most: a long path and a few words.
+const SUMMARY_BYTES: usize = 4 << 10;
+
 /// A call that has arrived.
 pub(super) struct Arrived {
     pub(super) id: CallId,
@@ -31,7 +34,8 @@ pub(super) struct Arrived {
     pub(super) version: String,
     /// Fires when the caller has gone or has cancelled.
     pub(super) cancellation: CancellationToken,
-    pub(super) traffic: Arc<Traffic>,
+    /// Why the call's input is refused, if it is; set before `cancellation` fires.
+    pub(super) refused: Arc<OnceLock<Fault>>,
 }
 
 /// What the Commander of an arrived call gets.
@@ -41,13 +45,6 @@ pub(super) struct Input {
     pub(super) channel: Channel,
     /// Signals and resizes from the caller.
     pub(super) controls: ControlReceiver,
-}
-
-/// Bytes of module messages that a call has moved.
-#[derive(Debug, Default)]
-pub(super) struct Traffic {
-    pub(super) received: AtomicU64,
-    pub(super) sent: AtomicU64,
 }
 
 impl State {
@@ -81,10 +78,15 @@ impl State {
         }
 
         // 4 execute, under the deadline
+        let traffic = input.channel.traffic();
         let outcome = self.execute(&module, &arrived, permit, input).await;
 
         // 5 audit
-        let usage = arrived.traffic.usage(begun.elapsed());
+        let usage = Usage {
+            bytes_received: traffic.received(),
+            bytes_sent: traffic.sent(),
+            duration: begun.elapsed(),
+        };
         log_end(&audited, &outcome, usage);
         if let Err(error) = self.audit.end(&audited, &outcome, usage) {
             tracing::error!(id = %arrived.id, error = %chain(&error), "the end of a call is missing in the audit");
@@ -100,7 +102,8 @@ impl State {
         arrived: &Arrived,
         request: &Request,
     ) -> Result<(Arc<dyn Module>, Inspection), Outcome> {
-        if self.draining.is_cancelled() {
+        // Draining alone refuses nothing: whoever was told of it calls elsewhere.
+        if self.stopping.is_cancelled() {
             let fault = Fault::new("the server is shutting down and takes no more calls");
             return Err(Outcome::Unavailable(
                 fault.with_hint("try again in a moment"),
@@ -133,7 +136,15 @@ impl State {
             ));
             return Err(Outcome::Failed(fault));
         }
-        let inspection = commander.inspect(request).map_err(Outcome::Failed)?;
+        // It looks at what a peer has made up.
+        let inspected = catch_unwind(AssertUnwindSafe(|| commander.inspect(request)));
+        let inspection = inspected
+            .unwrap_or_else(|_| Err(Fault::new("the module panicked")))
+            .map_err(Outcome::Failed)?;
+        if !spec.effects.covers(inspection.effects) {
+            let fault = Fault::new("the module has effects that it does not tell of");
+            return Err(Outcome::Failed(fault));
+        }
         Ok((Arc::clone(module), inspection))
     }
 
@@ -162,7 +173,10 @@ impl State {
             biased;
             outcome = task.outcome() => return outcome,
             () = until(deadline) => Outcome::Timeout,
-            () = cancellation.cancelled() => Outcome::Cancelled,
+            () = cancellation.cancelled() => match arrived.refused.get() {
+                Some(fault) => Outcome::Failed(fault.clone()),
+                None => Outcome::Cancelled,
+            },
             () = self.stopping.cancelled() => {
                 Outcome::Lost(Fault::new("the server has shut down before the call ended"))
             }
@@ -175,7 +189,7 @@ impl State {
     }
 
     /// Notes a call that does not run.
-    fn refuse(
+    pub(super) fn refuse(
         &self,
         arrived: &Arrived,
         found: Option<(&dyn Module, &Inspection)>,
@@ -221,16 +235,6 @@ impl Drop for Task {
     }
 }
 
-impl Traffic {
-    fn usage(&self, duration: Duration) -> Usage {
-        Usage {
-            bytes_received: self.received.load(Ordering::Relaxed),
-            bytes_sent: self.sent.load(Ordering::Relaxed),
-            duration,
-        }
-    }
-}
-
 fn audited<'a>(
     arrived: &'a Arrived,
     found: Option<(&'a dyn Module, &'a Inspection)>,
@@ -241,10 +245,16 @@ fn audited<'a>(
         peer: &arrived.peer,
         address: &arrived.address,
         module: found.map_or(arrived.module.as_str(), |(module, _)| &module.spec().name),
-        summary: found.map_or("", |(_, inspection)| inspection.summary.as_str()),
+        summary: found.map_or("", |(_, inspection)| cut(&inspection.summary)),
         effects: found.map_or(Effects::NONE, |(_, inspection)| inspection.effects),
         rule,
     }
+}
+
+/// The beginning of a summary: a call must not fill the disk with its audit.
+fn cut(summary: &str) -> &str {
+    let end = summary.floor_char_boundary(SUMMARY_BYTES);
+    summary.get(..end).unwrap_or_default()
 }
 
 fn log_end(call: &AuditedCall<'_>, outcome: &Outcome, usage: Usage) {
@@ -256,7 +266,7 @@ fn log_end(call: &AuditedCall<'_>, outcome: &Outcome, usage: Usage) {
         arguments = call.summary,
         outcome = outcome.kind(),
         status = outcome.exit_status(),
-        fault = outcome.fault().map(tracing::field::display),
+        fault = outcome.fault().map(tracing::field::debug),
         received = usage.bytes_received,
         sent = usage.bytes_sent,
         seconds = usage.duration.as_secs_f64(),

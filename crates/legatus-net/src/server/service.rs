@@ -1,8 +1,8 @@
 //! The gRPC service: messages of the wire to calls, and back.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -11,17 +11,18 @@ use legatus_core::wire::{
     Open, call_reply, call_request,
 };
 use legatus_core::{
-    CallId, Channel, ChannelReceiver, ChannelSender, Control, Fault, Outcome, Request, limits,
+    CallId, Channel, ChannelClosed, ChannelReceiver, ChannelSender, Control, Fault, Outcome,
+    Request, limits,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
-use tonic::{Request as GrpcRequest, Response, Status, Streaming};
+use tonic::{Code, Request as GrpcRequest, Response, Status, Streaming};
 
 use super::State;
 use super::connection::Connection;
 use super::limits::InUse;
-use super::pipeline::{Arrived, Input, Traffic};
+use super::pipeline::{Arrived, Input};
 use crate::service::legatus_server::{Legatus, LegatusServer};
 
 /// What surrounds a module message on the wire, at most.
@@ -125,52 +126,55 @@ impl Service {
     ) -> Result<Replies, Status> {
         let id = call_id(open.call_id)?;
         let cancellation = CancellationToken::new();
-        let traffic = Arc::new(Traffic::default());
         let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
         let (sender, receiver) = ours.split();
         let (decide, pending) = oneshot::channel();
-        let cancel = cancellation.clone().drop_guard();
-        let replies = Replying::stream(receiver, pending, Arc::clone(&traffic), cancel);
+        let replies = Replying::stream(receiver, pending, cancellation.clone().drop_guard());
         let (controls, controlled) = Control::queue();
-        // From here on the caller can control the call.
-        let running = self
-            .state
-            .running
-            .add(&connection.peer, &id, controls, cancellation.clone());
-        let Some(running) = running else {
-            let fault = Fault::new(format!("a call with the id `{id}` is running already"));
-            decide.send(Outcome::Failed(fault)).ok();
-            return Ok(replies);
-        };
-        let in_use = match CallInUse::take(&self.state, &connection) {
-            Ok(in_use) => in_use,
-            Err(fault) => {
-                decide.send(Outcome::Unavailable(fault)).ok();
-                return Ok(replies);
-            }
-        };
-        let timeout = Some(Duration::from_millis(open.timeout_milliseconds));
-        let mut request = Request::from_body(open.request);
-        request.arguments = open.arguments;
-        request.timeout = timeout.filter(|timeout| !timeout.is_zero());
+        let refused = Arc::new(OnceLock::new());
         let arrived = Arrived {
             id,
             peer: connection.peer.clone(),
             address: connection.address.clone(),
-            module: open.module,
-            version: open.version,
+            module: shortened(open.module),
+            version: shortened(open.version),
             cancellation: cancellation.clone(),
-            traffic: Arc::clone(&traffic),
+            refused: Arc::clone(&refused),
         };
+        // From here on the caller can control the call.
+        let running =
+            self.state
+                .running
+                .add(&arrived.peer, &arrived.id, controls, cancellation.clone());
+        let in_use = CallInUse::take(&self.state, &connection);
+        let taken = match (running, in_use) {
+            (Some(running), Ok(in_use)) => (running, in_use),
+            (None, _) => {
+                let text = format!("a call with the id `{}` is running already", arrived.id);
+                let outcome = Outcome::Failed(Fault::new(text));
+                decide.send(self.state.refuse(&arrived, None, outcome)).ok();
+                return Ok(replies);
+            }
+            (_, Err(fault)) => {
+                let outcome = Outcome::Unavailable(fault);
+                decide.send(self.state.refuse(&arrived, None, outcome)).ok();
+                return Ok(replies);
+            }
+        };
+        let timeout = Duration::from_millis(open.timeout_milliseconds);
         let input = Input {
-            request,
+            request: Request {
+                arguments: open.arguments,
+                body: open.request,
+                timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+            },
             channel: theirs,
             controls: controlled,
         };
         let state = Arc::clone(&self.state);
-        tokio::spawn(async move {
-            let _given_back_at_the_end = (running, in_use);
-            let receiving = receive(messages, sender, cancellation, &traffic);
+        self.state.calls.spawn(async move {
+            let _given_back_at_the_end = taken;
+            let receiving = receive(messages, sender, &cancellation, &refused);
             let outcome = tokio::select! {
                 outcome = state.run_call(arrived, input) => outcome,
                 never = receiving => match never {},
@@ -181,38 +185,64 @@ impl Service {
     }
 }
 
+/// A name that a peer has made up, cut to what a module's name may have.
+fn shortened(name: String) -> String {
+    const LONGEST: usize = 64;
+    match name.get(..name.floor_char_boundary(LONGEST)) {
+        Some(beginning) if beginning.len() < name.len() => format!("{beginning}..."),
+        _ => name,
+    }
+}
+
 /// Passes the caller's messages on. When the module reads no more, the rest is dropped, so that
-/// the caller is not stuck; when the caller goes away, the call is cancelled. Never returns: the
-/// call's end ends it.
+/// the caller is not stuck. Only a half-close ends the module's input: when the caller goes away
+/// or sends what cannot be taken, the call is cancelled instead. Never returns: the call's end
+/// ends it.
 async fn receive(
     mut messages: Streaming<CallRequest>,
     sender: ChannelSender,
-    cancellation: CancellationToken,
-    traffic: &Traffic,
+    cancellation: &CancellationToken,
+    refused: &OnceLock<Fault>,
 ) -> std::convert::Infallible {
     let mut sender = Some(sender);
     loop {
-        match messages.message().await {
-            Ok(Some(CallRequest {
-                part: Some(call_request::Part::Message(message)),
-            })) => {
-                traffic
-                    .received
-                    .fetch_add(message.len() as u64, Ordering::Relaxed);
-                if let Some(open) = &sender
-                    && open.send(message).await.is_err()
-                {
-                    sender = None;
-                }
+        let part = match messages.message().await {
+            Ok(Some(request)) => request.part,
+            Ok(None) => {
+                sender = None;
+                break;
             }
-            Ok(None) => break,
-            Ok(Some(_)) | Err(_) => {
+            Err(status) => {
+                if matches!(
+                    status.code(),
+                    Code::OutOfRange | Code::Internal | Code::ResourceExhausted
+                ) {
+                    // The first reason is the one.
+                    refused.set(Fault::new(status.message())).ok();
+                }
+                cancellation.cancel();
+                break;
+            }
+        };
+        let Some(call_request::Part::Message(message)) = part else {
+            let fault = Fault::new("a message of a call that this server does not know");
+            refused.set(fault).ok();
+            cancellation.cancel();
+            break;
+        };
+        let Some(open) = &sender else { continue };
+        match open.send(message).await {
+            Ok(()) => {}
+            Err(ChannelClosed::Gone) => sender = None,
+            Err(error @ ChannelClosed::TooLong(_)) => {
+                refused.set(Fault::new(error.to_string())).ok();
                 cancellation.cancel();
                 break;
             }
         }
     }
-    drop(sender);
+    // Unless it was closed properly, the input stays open until the call has ended.
+    let _open = sender;
     std::future::pending().await
 }
 
@@ -224,7 +254,6 @@ struct Replying {
     pending: oneshot::Receiver<Outcome>,
     told: Option<Outcome>,
     finished: bool,
-    traffic: Arc<Traffic>,
     _cancel: DropGuard,
 }
 
@@ -232,7 +261,6 @@ impl Replying {
     fn stream(
         receiver: ChannelReceiver,
         pending: oneshot::Receiver<Outcome>,
-        traffic: Arc<Traffic>,
         cancel: DropGuard,
     ) -> Replies {
         let replying = Self {
@@ -241,7 +269,6 @@ impl Replying {
             pending,
             told: None,
             finished: false,
-            traffic,
             _cancel: cancel,
         };
         Box::pin(futures_util::stream::unfold(
@@ -259,7 +286,6 @@ impl Replying {
                 biased;
                 message = self.receiver.receive(), if !self.drained => match message {
                     Some(message) => {
-                        self.traffic.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
                         return Some(call_reply::Part::Message(message));
                     }
                     None => self.drained = true,

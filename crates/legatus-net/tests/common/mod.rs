@@ -1,5 +1,10 @@
 //! A server on a port of its own with a PKI of its own, and modules that behave in every way.
-#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    reason = "each test file uses a part"
+)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -113,6 +118,8 @@ fn modules(executed: &Arc<AtomicUsize>) -> Registry {
         ("exits", Behaviour::Exits),
         ("controls", Behaviour::Controls),
         ("flood", Behaviour::Flood),
+        ("ends", Behaviour::Ends),
+        ("lingers", Behaviour::Lingers),
     ] {
         registry
             .add(Behaving::new(name, behaviour, executed))
@@ -137,6 +144,10 @@ enum Behaviour {
     Controls,
     /// Sends without end.
     Flood,
+    /// Waits for the end of its input and then panics if the call was not cancelled before.
+    Ends,
+    /// Takes a moment to clean up after it was cancelled.
+    Lingers,
 }
 
 struct Behaving {
@@ -211,6 +222,16 @@ impl Commander for Behaving {
                     if let Some(Control::Signal(signal)) = call.controls.receive().await {
                         return Ok(Outcome::Signal(signal));
                     }
+                }
+                Behaviour::Ends => {
+                    while channel.receive().await.is_some() {}
+                    if !call.cancellation.is_cancelled() {
+                        self.executed.fetch_add(1000, Ordering::SeqCst);
+                    }
+                }
+                Behaviour::Lingers => {
+                    call.cancellation.cancelled().await;
+                    tokio::time::sleep(Duration::from_millis(300)).await;
                 }
                 Behaviour::Flood => {
                     let chunk = Bytes::from(vec![7; 256 << 10]);

@@ -69,7 +69,10 @@ pub(crate) fn run(
             Fixed::Help(arguments) => help::run(&arguments, &context),
             Fixed::Completions(arguments) => completions::run(&arguments, &context),
             Fixed::Man(arguments) => man::run(&arguments, &context),
-            Fixed::Holder(holder::Arguments {}) => Ok(legatus_host::holder_main(registry)),
+            Fixed::Holder(holder::Arguments {}) => {
+                crate::logging::init("warn", crate::logging::Format::Text)?;
+                Ok(legatus_host::holder_main(registry))
+            }
         },
     }
 }

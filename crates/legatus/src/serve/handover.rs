@@ -16,6 +16,7 @@ use legatus_core::Fault;
 use legatus_net::Restart;
 use listenfd::ListenFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 
 /// Names the descriptor at which a process that was started by a restart says that it is ready.
 const READY: &str = "LEGATUS_READY_FD";
@@ -43,7 +44,12 @@ pub(super) fn listeners(addresses: &[String]) -> Result<Vec<TcpListener>> {
     addresses
         .iter()
         .map(|address| {
-            TcpListener::bind(address).with_context(|| format!("cannot listen on `{address}`"))
+            let listener = TcpListener::bind(address)
+                .with_context(|| format!("cannot listen on `{address}`"))?;
+            // The library's 128 makes a burst of clients wait for seconds; the system cuts this
+            // to its own limit (net.core.somaxconn).
+            rustix::net::listen(&listener, 4096)?;
+            Ok(listener)
         })
         .collect()
 }
@@ -118,6 +124,7 @@ impl Handover {
             .env("LISTEN_FDS", count.to_string())
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDNAMES")
+            .env_remove("LISTEN_FDS_FIRST_FD")
             .env(READY, ready_fd.to_string())
             .fd_mappings(mappings)?;
         let mut child = command
@@ -149,5 +156,5 @@ fn is_readable(pipe: &std::io::PipeReader) -> Result<bool> {
         tv_sec: READY_SECONDS,
         tv_nsec: 0,
     };
-    Ok(poll(&mut waiting, Some(&timeout))? > 0)
+    Ok(retry_on_intr(|| poll(&mut waiting, Some(&timeout)))? > 0)
 }

@@ -6,15 +6,34 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use legatus_net::tls::ServerTls;
 use legatus_net::{Server, ServerHandle};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::options::Settings;
+
+/// The signals that steer a server.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Takes the signals over, inside a runtime; before anyone is told that the server runs.
+    pub(super) fn take() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
 
 /// Runs a server until it has drained.
 pub(super) async fn run(
     server: Server,
     listeners: Vec<TcpListener>,
+    mut signals: Signals,
     tls: Arc<ServerTls>,
     settings: &Settings,
 ) -> Result<()> {
@@ -28,17 +47,14 @@ pub(super) async fn run(
     let handle = server.handle();
     let watching = CancellationToken::new();
     let watcher = tokio::spawn(Arc::clone(&tls).watch(watching.clone()));
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
     let running = server.run(listeners);
     tokio::pin!(running);
     loop {
         tokio::select! {
             () = &mut running => break,
-            _ = terminate.recv() => drain(&handle),
-            _ = interrupt.recv() => drain(&handle),
-            _ = hang_up.recv() => reload(&handle, &tls, settings),
+            _ = signals.terminate.recv() => drain(&handle),
+            _ = signals.interrupt.recv() => drain(&handle),
+            _ = signals.hang_up.recv() => reload(&handle, &tls, settings),
         }
     }
     watching.cancel();

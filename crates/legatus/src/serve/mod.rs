@@ -5,6 +5,7 @@ mod handover;
 mod lifecycle;
 mod options;
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,8 +33,7 @@ pub(crate) fn run(
         settings.log_level.as_deref().unwrap_or("info"),
         settings.log_format,
     )?;
-    let launcher = launcher(run_as(&settings)?);
-    raise_descriptor_limit();
+    let launcher = launcher(run_as(&settings)?).with_descriptor_limit(raise_descriptor_limit());
     let tls = Arc::new(ServerTls::new(
         settings.pairs.clone(),
         PemSource::File(settings.ca.clone()),
@@ -55,9 +55,10 @@ pub(crate) fn run(
         limits: settings.limits,
         restart: Some(handover.restart()),
     });
+    let signals = lifecycle::Signals::take()?;
     announce(&listeners)?;
     handover::tell_ready();
-    runtime.block_on(lifecycle::run(server, listeners, tls, &settings))?;
+    runtime.block_on(lifecycle::run(server, listeners, signals, tls, &settings))?;
     // Blocking work that hangs must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     Ok(ExitCode::SUCCESS)
@@ -110,22 +111,25 @@ fn load_policy(settings: &Settings) -> Result<Policy> {
     parse_policy(&text).with_context(|| format!("the policy `{}` is not valid", path.display()))
 }
 
-/// Says on standard output where the server listens: the first lines, for scripts.
-#[expect(clippy::print_stdout, reason = "documented output")]
+/// Says on standard output where the server listens: the first lines, for scripts. Nobody has to
+/// read them.
 fn announce(listeners: &[TcpListener]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
     for listener in listeners {
-        println!("listening on {}", listener.local_addr()?);
+        writeln!(stdout, "listening on {}", listener.local_addr()?).ok();
     }
     Ok(())
 }
 
 /// As many descriptors as the system lets us have: each connection needs one, each command about
-/// five.
-fn raise_descriptor_limit() {
+/// five. Returns the limit before, which is the right one for children.
+fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
+    before
 }

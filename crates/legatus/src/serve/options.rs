@@ -47,6 +47,9 @@ struct LimitArguments {
     /// Connections whose client has not shown its certificate yet
     #[arg(long, value_name = "N")]
     max_handshakes: Option<usize>,
+    /// Those of one address
+    #[arg(long, value_name = "N")]
+    max_handshakes_per_address: Option<usize>,
     /// Connections of all identities together
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
@@ -153,6 +156,9 @@ impl LimitArguments {
     fn or(self, other: Self) -> Self {
         Self {
             max_handshakes: self.max_handshakes.or(other.max_handshakes),
+            max_handshakes_per_address: self
+                .max_handshakes_per_address
+                .or(other.max_handshakes_per_address),
             max_connections: self.max_connections.or(other.max_connections),
             max_connections_per_identity: self
                 .max_connections_per_identity
@@ -171,6 +177,9 @@ impl LimitArguments {
         let seconds = |given: Option<u64>, base| given.map_or(base, Duration::from_secs);
         ServerLimits {
             handshakes: self.max_handshakes.unwrap_or(base.handshakes),
+            handshakes_per_address: self
+                .max_handshakes_per_address
+                .unwrap_or(base.handshakes_per_address),
             connections: self.max_connections.unwrap_or(base.connections),
             connections_per_identity: self
                 .max_connections_per_identity
