@@ -1,7 +1,7 @@
 //! A small certificate authority: makes, signs and describes certificates.
 //!
 //! [`Authority`] works in memory (the embedded server and the tests use it directly); the functions
-//! of [`folder`] keep one in a folder of plain PEM files, as `legatus pki` does; [`describe`] says
+//! of [`folder`] keep one in a folder of plain PEM files, as `legatus pki` does; [`describe()`] says
 //! what a PEM file holds. A certificate is for a server or for a client, never for both.
 
 mod authority;

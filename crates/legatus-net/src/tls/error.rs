@@ -4,7 +4,7 @@ use std::io;
 
 use super::{IdentityError, source::Origin};
 
-/// Why TLS could not be set up, or a handshake failed. [`super::explain`] tells more of the latter.
+/// Why TLS could not be set up, or a handshake failed. [`super::explain()`] tells more of the latter.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {

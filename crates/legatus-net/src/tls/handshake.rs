@@ -53,7 +53,7 @@ where
 /// Makes the client's side of a handshake.
 ///
 /// In TLS 1.3 the client is done before the server has seen its certificate: whether the server
-/// accepts it shows with the first bytes read, whose error [`super::explain`] understands.
+/// accepts it shows with the first bytes read, whose error [`super::explain()`] understands.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! Mutual TLS 1.3: who may talk to whom, with which certificates.
 //!
 //! [`ServerTls`] and [`ClientTls`] hold certificates, keys and trusted authorities and follow
-//! changes of their files; [`accept`] and [`connect`] make the handshakes; [`explain`] tells a
+//! changes of their files; [`accept`] and [`connect`] make the handshakes; [`explain()`] tells a
 //! person what went wrong in one.
 //!
 //! There is no resumption of sessions: a resumed one would skip the verification of certificates.

@@ -70,7 +70,7 @@ fn run_spec() -> Spec {
 /// Like a copy: locations instead of a host.
 fn copy_spec() -> Spec {
     Spec {
-        aliases: vec![Alias::name("cp")],
+        aliases: vec![Alias::name("dup")],
         target: Target::InLocations,
         arguments: vec![
             Argument::positional("source", "SRC", "What to copy")
@@ -257,8 +257,8 @@ fn the_host_is_found_in_locations_on_either_side() {
     for (line, host) in [
         (&["copy", "a", "b", "web1:/x"][..], "web1"),
         (&["copy", "web1:/a", "web1:/b", "here"], "web1"),
-        (&["cp", "[::1]:7:/a", "./b:c"], "[::1]:7"),
-        (&["cp", "--", "-x", "web1:y"], "web1"),
+        (&["dup", "[::1]:7:/a", "./b:c"], "[::1]:7"),
+        (&["dup", "--", "-x", "web1:y"], "web1"),
     ] {
         assert_eq!(invocation(line).host.to_string(), host, "{line:?}");
     }
@@ -478,7 +478,7 @@ fn the_programs_help_shows_modules_first_and_no_hidden_commands() {
             .unwrap_or_else(|| panic!("no {text:?} in {help}"))
     };
     assert!(place("\n  echo ") < place("\n  run ") && place("\n  run ") < place("\n  serve "));
-    assert!(place("[alias: cp]") > 0 && place("LEGATUS_CERT") > 0);
+    assert!(place("[alias: dup]") > 0 && place("LEGATUS_CERT") > 0);
     for hidden in ["\n  man", "\n  holder", "\n  mute"] {
         assert!(!help.contains(hidden), "{help}");
     }
