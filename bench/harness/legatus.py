@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from . import cleanup
@@ -41,9 +42,7 @@ class Legatus:
             stderr=self.log,
         )
         self.address = self._read_address()
-        # "PID" and "PORT" are what recipes need most.
         self.pid = self.process.pid
-        self.port = int(self.address.rsplit(":", 1)[1])
 
     def _serve_command(self, options):
         run_as = ["--run-as", "root"] if os.geteuid() == 0 else []
@@ -80,8 +79,7 @@ class Legatus:
 @contextlib.contextmanager
 def server(binary, folder, options=()):
     """A server for the length of a `with` block."""
-    folder = folder / "legatus"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="legatus-", dir=folder))
     running = Legatus(binary, folder, options)
     try:
         yield running
