@@ -19,6 +19,7 @@ mod sender;
 mod source;
 mod staged;
 mod target;
+mod temporary;
 #[cfg(test)]
 mod tests;
 mod writing;

@@ -26,6 +26,7 @@ use super::messages::{
 use super::names;
 use super::report::{Gauge, SourceCounts, reason};
 use super::staged;
+use super::temporary::Place;
 use super::writing::Writing;
 
 /// The mode of a folder whose source tells none.
@@ -224,9 +225,9 @@ impl Target {
         }))
     }
 
-    /// The folder that we are in.
-    fn parent(&self) -> io::Result<BorrowedFd<'_>> {
-        Ok(self.branch.place(&self.destination)?.0)
+    /// The folder that entries are made in now.
+    fn parent(&self) -> io::Result<Place<'_>> {
+        self.branch.place(&self.destination)
     }
 
     fn folder(&mut self, folder: Folder) -> Result<(), TargetError> {
@@ -235,7 +236,9 @@ impl Target {
             self.skipping = self.skipping.saturating_add(1);
             return Ok(());
         };
-        let entered = self.parent().and_then(|parent| make_or_open(parent, &name));
+        let entered = self
+            .parent()
+            .and_then(|parent| make_or_open(parent.folder, &name));
         let entered = entered.and_then(|(folder, is_new)| {
             // A shared folder such as /tmp, into which a source's contents go, stays as it is.
             let shared = !is_new && &name[..] == b"." && fstat(&folder)?.st_mode & SHARED == SHARED;
