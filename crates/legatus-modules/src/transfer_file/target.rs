@@ -26,7 +26,7 @@ use super::messages::{
 use super::names;
 use super::report::{Gauge, SourceCounts, reason};
 use super::staged;
-use super::temporary::Place;
+use super::temporary::{Place, check_replaceable};
 use super::writing::Writing;
 
 /// The mode of a folder whose source tells none.
@@ -294,9 +294,14 @@ impl Target {
             return self.failed("write", None, reason);
         }
         let attributes = file.attributes.unwrap_or_default();
-        let begun = self
-            .parent()
-            .and_then(|parent| Writing::begin(parent, name.clone(), attributes));
+        let begun = self.parent().and_then(|parent| {
+            // The one target that a user named is refused before its contents come; for entries of
+            // trees it is soon enough at their end.
+            if self.branch.depth() == 0 {
+                check_replaceable(parent.folder, &name)?;
+            }
+            Writing::begin(parent, name.clone(), attributes)
+        });
         match begun {
             Ok(writing) => {
                 self.file = Incoming::File(Box::new(writing));

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, Stat, renameat, statat, unlinkat};
@@ -113,8 +113,9 @@ impl Temporary {
         &self.name
     }
 
-    /// Renames it, replacing a file or link that was there.
+    /// Renames it, replacing a file or link that was there and nothing else.
     pub(super) fn commit(mut self, name: &[u8]) -> io::Result<()> {
+        check_replaceable(&self.folder, name)?;
         renameat(&self.folder, self.name.as_slice(), &self.folder, name)?;
         self.name.clear();
         Ok(())
@@ -128,6 +129,27 @@ impl Drop for Temporary {
             unlinkat(&self.folder, self.name.as_slice(), AtFlags::empty()).ok();
         }
     }
+}
+
+/// Refuses to replace what holds no contents of its own, such as `/dev/null`.
+///
+/// # Errors
+/// When there is a device, FIFO or socket at that name.
+pub(super) fn check_replaceable(folder: impl AsFd, name: &[u8]) -> io::Result<()> {
+    let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    Err(io::Error::other(
+        match FileType::from_raw_mode(stat.st_mode) {
+            // rename(2) itself refuses to replace a folder.
+            FileType::RegularFile | FileType::Symlink | FileType::Directory => return Ok(()),
+            FileType::Fifo => "there is a FIFO at its name, which is not replaced",
+            FileType::Socket => "there is a socket at its name, which is not replaced",
+            _ => "there is a device at its name, which is not replaced",
+        },
+    ))
 }
 
 fn temporary_name(name: &[u8]) -> io::Result<Vec<u8>> {
@@ -165,7 +187,6 @@ fn is_stale(stat: &Stat, after: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::os::fd::AsFd;
 
     use rustix::fs::stat;
 
