@@ -3,9 +3,10 @@
 use std::io;
 
 use bytes::Bytes;
+use rustix::fs::Mode;
 
 use super::durability::Durability;
-use super::messages::{Attributes, WriteOptions};
+use super::messages::{Attributes, PERMISSIONS, WriteOptions};
 use super::staged::Staged;
 use super::temporary::Place;
 
@@ -70,12 +71,12 @@ impl Writing {
                 return Err(io::Error::other(why));
             }
         }
-        let attributes = Attributes {
-            mode: options.mode.or(self.attributes.mode),
-            ..self.attributes
+        let mode = match options.mode {
+            Some(mode) => Mode::from_raw_mode(mode & PERMISSIONS),
+            None => self.attributes.file_mode(FILE_MODE),
         };
-        let mode = attributes.permissions(FILE_MODE);
-        self.staged.set_attributes(mode, attributes.timestamp())?;
+        self.staged
+            .set_attributes(mode, self.attributes.timestamp())?;
         durability.file(&self.staged, self.bytes, place)?;
         self.staged.commit(place, &self.name)
     }
