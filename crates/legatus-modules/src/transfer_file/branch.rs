@@ -6,11 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::destination::Destination;
 use super::folders::{DEPTH, Identity, OPEN_FOLDERS, identity, reopen_parent};
 use super::messages::Attributes;
+use super::temporary::{Place, Sweep};
 
 /// The folders that a target is in.
 #[derive(Debug, Default)]
 pub(super) struct Branch {
     levels: Vec<Level>,
+    /// Of the target's own folder.
+    sweep: Sweep,
 }
 
 #[derive(Debug)]
@@ -22,6 +25,7 @@ struct Level {
     /// What it gets when it is complete: writing into it changes its time, and its mode may forbid
     /// that.
     attributes: Option<Attributes>,
+    sweep: Sweep,
 }
 
 impl Branch {
@@ -44,6 +48,7 @@ impl Branch {
             identity: identity(&folder)?,
             folder: Some(folder),
             attributes,
+            sweep: Sweep::default(),
         });
         if let Some(far) = self.levels.len().checked_sub(OPEN_FOLDERS + 1)
             && let Some(level) = self.levels.get_mut(far)
@@ -59,17 +64,13 @@ impl Branch {
         Ok(level.ok_or(rustix::io::Errno::BADF)?.as_fd())
     }
 
-    /// The folder that entries are made in now, and its device: that which we are in, or that of
-    /// the target.
-    pub(super) fn place<'a>(
-        &'a self,
-        target: &'a Destination,
-    ) -> io::Result<(BorrowedFd<'a>, u64)> {
-        if self.levels.is_empty() {
+    /// The folder that entries are made in now: that which we are in, or that of the target.
+    pub(super) fn place<'a>(&'a self, target: &'a Destination) -> io::Result<Place<'a>> {
+        let Some(level) = self.levels.last() else {
             let folder = target.folder();
-            return Ok((folder, identity(folder)?.0));
-        }
-        Ok((self.folder()?, self.device()))
+            return Ok(Place::new(folder, identity(folder)?.0, &self.sweep));
+        };
+        Ok(Place::new(self.folder()?, level.identity.0, &level.sweep))
     }
 
     /// The device of the folder that we are in.

@@ -17,8 +17,8 @@ use super::report::reason;
 /// Where a copy goes.
 #[derive(Debug)]
 pub(super) enum Destination {
-    /// Into this folder.
-    Into(OwnedFd),
+    /// Into this folder, which was made for the copy or was there.
+    Into { folder: OwnedFd, is_new: bool },
     /// To this name, which is no folder, in this folder.
     As(OwnedFd, Vec<u8>),
 }
@@ -37,7 +37,23 @@ impl Destination {
     /// The folder that the sources' own entries are made in.
     pub(super) fn folder(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Into(folder) | Self::As(folder, _) => folder.as_fd(),
+            Self::Into { folder, .. } | Self::As(folder, _) => folder.as_fd(),
+        }
+    }
+
+    /// Whether an entry of that name in [`Self::folder`] is the target itself, not made by this copy
+    /// before its entries came.
+    pub(super) fn is_given(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Into { is_new, .. } => !is_new && name == b".",
+            Self::As(..) => true,
+        }
+    }
+
+    fn existing(folder: OwnedFd) -> Self {
+        Self::Into {
+            folder,
+            is_new: false,
         }
     }
 
@@ -49,16 +65,16 @@ impl Destination {
         let shown = names::shown(wanted.shown);
         if names::means_folder(wanted.shown) {
             return ensure_folder(open, wanted.path, wanted.no_parents.then_some(1))
-                .map(Self::Into)
+                .map(|(folder, is_new)| Self::Into { folder, is_new })
                 .map_err(|error| unreachable_target(&shown, &error, wanted.no_parents));
         }
         let (parent, name) = names::split(wanted.path);
         let parent = match ensure_folder(open, parent, wanted.no_parents.then_some(0)) {
-            Ok(parent) => parent,
+            Ok((parent, _)) => parent,
             // A folder may let through without letting read; the target may be a folder below.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return open_existing(open, wanted.path)
-                    .map(Self::Into)
+                    .map(Self::existing)
                     .map_err(|_| unreachable_target(&shown, &error, false));
             }
             Err(error) => return Err(unreachable_target(&shown, &error, wanted.no_parents)),
@@ -66,7 +82,7 @@ impl Destination {
         // As everywhere, a target that is a symbolic link to a folder is that folder.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(&parent, name, flags, Mode::empty()) {
-            Ok(folder) => Ok(Self::Into(folder)),
+            Ok(folder) => Ok(Self::existing(folder)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if wanted.into_folder => {
                 let fault = Fault::new(format!("the target {shown} is no folder"));
                 Err(fault.with_hint(
@@ -97,15 +113,19 @@ pub(super) fn make_folder(
     mode: Option<Mode>,
     no_parents: bool,
 ) -> io::Result<()> {
-    let folder = ensure_folder(open, path, no_parents.then_some(1))?;
+    let (folder, _) = ensure_folder(open, path, no_parents.then_some(1))?;
     if let Some(mode) = mode {
         fchmod(&folder, mode)?;
     }
     durable(&folder)
 }
 
-/// Opens a folder, making at most `limit` missing folders on the way to it.
-fn ensure_folder(open: &Open<'_>, path: &Path, limit: Option<usize>) -> io::Result<OwnedFd> {
+/// Opens a folder, making at most `limit` missing folders on the way to it; and whether it is new.
+fn ensure_folder(
+    open: &Open<'_>,
+    path: &Path,
+    limit: Option<usize>,
+) -> io::Result<(OwnedFd, bool)> {
     let (mut folder, missing) = deepest_existing(open, path)?;
     if limit.is_some_and(|limit| missing.components().count() > limit) {
         return Err(Errno::NOENT.into());
@@ -113,7 +133,7 @@ fn ensure_folder(open: &Open<'_>, path: &Path, limit: Option<usize>) -> io::Resu
     for component in missing.components() {
         folder = make_in(&folder, component.as_os_str())?;
     }
-    Ok(folder)
+    Ok((folder, missing.components().next().is_some()))
 }
 
 /// The deepest folder of a path that exists, and what is missing below it.

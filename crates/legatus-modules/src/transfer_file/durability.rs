@@ -8,6 +8,7 @@ use rustix::fs::syncfs;
 
 use super::destination::durable;
 use super::staged::Staged;
+use super::temporary::Place;
 
 /// From this size on a file is synced before it gets its name: waiting for its bytes costs more than
 /// the call, and would have to be done in any case.
@@ -40,13 +41,8 @@ impl Durability {
     }
 
     /// Syncs a file of that size which is about to get its name in a folder, or defers it.
-    pub(super) fn file(
-        &mut self,
-        file: &Staged,
-        size: u64,
-        (folder, device): (BorrowedFd<'_>, u64),
-    ) -> io::Result<()> {
-        if self.enabled && (size >= LARGE || !self.defer(folder, device)?) {
+    pub(super) fn file(&mut self, file: &Staged, size: u64, place: Place<'_>) -> io::Result<()> {
+        if self.enabled && (size >= LARGE || !self.defer(place.folder, place.device)?) {
             return file.sync();
         }
         Ok(())

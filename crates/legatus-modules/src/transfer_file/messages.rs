@@ -19,7 +19,7 @@ pub(super) const EVENTS_KEY: u8 = 1 << 3 | 2;
 /// The key of `Event.data`: field 5, length-delimited.
 pub(super) const DATA_KEY: u8 = 5 << 3 | 2;
 
-/// The bits of a mode that are kept: permissions, setuid, setgid, sticky.
+/// The bits of a mode: permissions, setuid, setgid, sticky.
 pub(super) const PERMISSIONS: u32 = 0o7777;
 
 /// The other half sent something that the protocol does not allow.
@@ -74,8 +74,14 @@ impl From<&Stat> for Attributes {
 }
 
 impl Attributes {
-    /// The mode to give to an entry, with nothing but permission bits.
-    pub(super) fn permissions(&self, default: u32) -> Mode {
+    /// The mode to give to a file: without setuid, setgid and sticky, as the owner is not that of the
+    /// source, and programs with the rights of another owner are not for a peer to make.
+    pub(super) fn file_mode(&self, default: u32) -> Mode {
+        Mode::from_raw_mode(self.mode.unwrap_or(default) & 0o777)
+    }
+
+    /// The mode to give to a folder.
+    pub(super) fn folder_mode(&self, default: u32) -> Mode {
         Mode::from_raw_mode(self.mode.unwrap_or(default) & PERMISSIONS)
     }
 

@@ -19,6 +19,7 @@ mod sender;
 mod source;
 mod staged;
 mod target;
+mod temporary;
 #[cfg(test)]
 mod tests;
 mod writing;
@@ -88,13 +89,15 @@ fn spec() -> Spec {
 
 const DESCRIPTION: &str = "\
 Copies files, folders with everything in them, and symbolic links (as links), keeping modes and \
-times of modification. Of source and target one is HOST:PATH; relative remote paths start at the \
+times of modification. The owner is not kept, and so files lose setuid, setgid and sticky, unless \
+`--mode` gives them. A folder that is named as the target and exists keeps its own mode. Of source and target one is HOST:PATH; relative remote paths start at the \
 remote user's home folder.
 
 A slash at the end of a source folder means its contents. Without it the folder itself is copied: \
 into the target if that is an existing folder or ends in a slash, else to the target as its new name.
 
-A file appears at its name only when it is complete and its contents are verified. Exit status: 0 \
+Files and symbolic links at the target are replaced, other kinds (folders, devices, FIFOs, sockets) \
+never. A file appears at its name only when it is complete and its contents are verified. Exit status: 0 \
 everything was copied, 23 some entries failed (each is told), 24 some entries vanished before they \
 were read.";
 

@@ -7,26 +7,16 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::LazyLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    Access, Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps,
-    UTIME_NOW, UTIME_OMIT, access, fadvise, fchmod, futimens, linkat, openat, renameat, statat,
-    symlinkat, unlinkat, utimensat,
+    Access, Advice, AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+    access, fadvise, fchmod, futimens, linkat, openat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use super::names::NAME_BYTES;
-
-/// How temporary names end.
-const SUFFIX: &[u8] = b".legatus";
-/// Letters of a temporary name that are drawn at random.
-const RANDOM: usize = 8;
-/// A temporary name that is older was left behind; no copy of one file takes that long without
-/// writing to it.
-const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+use super::temporary::{Place, Temporary};
 
 /// The mode of a file until it is complete.
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -41,10 +31,10 @@ pub(super) struct Staged {
 
 impl Staged {
     /// A new empty file in a folder, later to be called `name`.
-    pub(super) fn create(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
+    pub(super) fn create(place: Place<'_>, name: &[u8]) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         if *CAN_NAME_UNNAMED {
-            match openat(folder, c".", flags | OFlags::TMPFILE, PRIVATE) {
+            match openat(place.folder, c".", flags | OFlags::TMPFILE, PRIVATE) {
                 Ok(file) => {
                     return Ok(Self {
                         file: file.into(),
@@ -56,13 +46,13 @@ impl Staged {
                 Err(error) => return Err(error.into()),
             }
         }
-        Self::create_named(folder, name)
+        Self::create_named(place, name)
     }
 
-    fn create_named(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
+    fn create_named(place: Place<'_>, name: &[u8]) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
-        let (temporary, file) = Temporary::create(folder, name, |temporary| {
-            openat(folder, temporary, flags, PRIVATE)
+        let (temporary, file) = Temporary::create(place, name, |temporary| {
+            openat(place.folder, temporary, flags, PRIVATE)
         })?;
         Ok(Self {
             file: file.into(),
@@ -101,16 +91,17 @@ impl Staged {
         }
     }
 
-    /// Gives the file its name, in the folder that it was created in, replacing what was there.
-    pub(super) fn commit(self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    /// Gives the file its name, in the folder that it was created in, replacing a file or link that
+    /// was there.
+    pub(super) fn commit(self, place: Place<'_>, name: &[u8]) -> io::Result<()> {
         if let Some(temporary) = self.temporary {
             return temporary.commit(name);
         }
         let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let link = |name: &[u8]| linkat(CWD, &unnamed, folder, name, AtFlags::SYMLINK_FOLLOW);
+        let link = |name: &[u8]| linkat(CWD, &unnamed, place.folder, name, AtFlags::SYMLINK_FOLLOW);
         match link(name) {
             Err(Errno::EXIST) => {
-                let (temporary, ()) = Temporary::create(folder, name, link)?;
+                let (temporary, ()) = Temporary::create(place, name, link)?;
                 temporary.commit(name)
             }
             linked => Ok(linked?),
@@ -122,22 +113,22 @@ impl Staged {
 static CAN_NAME_UNNAMED: LazyLock<bool> =
     LazyLock::new(|| access("/proc/self/fd", Access::EXISTS).is_ok());
 
-/// Makes a symbolic link, replacing what was there at once.
+/// Makes a symbolic link, replacing a file or link that was there at once.
 pub(super) fn link(
-    folder: BorrowedFd<'_>,
+    place: Place<'_>,
     name: &[u8],
     target: &[u8],
     modified: Option<Timespec>,
 ) -> io::Result<()> {
-    let times = timestamps(modified);
+    let (folder, times) = (place.folder, timestamps(modified));
     match symlinkat(target, folder, name) {
         Ok(()) => Ok(utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)?),
         Err(Errno::EXIST) => {
-            let (temporary, ()) = Temporary::create(folder, name, |temporary| {
+            let (temporary, ()) = Temporary::create(place, name, |temporary| {
                 symlinkat(target, folder, temporary)
             })?;
             let flags = AtFlags::SYMLINK_NOFOLLOW;
-            utimensat(folder, temporary.name.as_slice(), &times, flags)?;
+            utimensat(folder, temporary.name(), &times, flags)?;
             temporary.commit(name)
         }
         Err(error) => Err(error.into()),
@@ -162,112 +153,12 @@ fn timestamps(modified: Option<Timespec>) -> Timestamps {
     }
 }
 
-/// A temporary name, removed when dropped.
-#[derive(Debug)]
-struct Temporary {
-    folder: OwnedFd,
-    name: Vec<u8>,
-}
-
-impl Temporary {
-    /// Makes something at a temporary name that belongs to `name`.
-    fn create<T>(
-        folder: BorrowedFd<'_>,
-        name: &[u8],
-        make: impl Fn(&[u8]) -> Result<T, Errno>,
-    ) -> io::Result<(Self, T)> {
-        sweep(folder, name);
-        let owned = folder.try_clone_to_owned()?;
-        loop {
-            let temporary = temporary_name(name)?;
-            match make(&temporary) {
-                Ok(made) => {
-                    let guard = Self {
-                        folder: owned,
-                        name: temporary,
-                    };
-                    return Ok((guard, made));
-                }
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    fn commit(mut self, name: &[u8]) -> io::Result<()> {
-        renameat(&self.folder, self.name.as_slice(), &self.folder, name)?;
-        self.name.clear();
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.name.is_empty() {
-            // Nothing more can be done; a later copy sweeps it away.
-            unlinkat(&self.folder, self.name.as_slice(), AtFlags::empty()).ok();
-        }
-    }
-}
-
-fn temporary_name(name: &[u8]) -> io::Result<Vec<u8>> {
-    const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut random = [0; RANDOM];
-    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-    let mut temporary = temporary_prefix(name);
-    let letters = random.map(|byte| LETTERS.get(usize::from(byte % 32)).copied().unwrap_or(b'a'));
-    temporary.extend_from_slice(&letters);
-    temporary.extend_from_slice(SUFFIX);
-    Ok(temporary)
-}
-
-fn temporary_prefix(name: &[u8]) -> Vec<u8> {
-    let room = NAME_BYTES - 2 - RANDOM - SUFFIX.len();
-    let name = name.get(..room).unwrap_or(name);
-    [b".", name, b"."].concat()
-}
-
-/// Removes what a copy that was killed left of the file `name`.
-fn sweep(folder: BorrowedFd<'_>, name: &[u8]) {
-    let prefix = temporary_prefix(name);
-    let is_temporary = |entry: &[u8]| {
-        entry
-            .strip_prefix(prefix.as_slice())
-            .and_then(|rest| rest.strip_suffix(SUFFIX))
-            .is_some_and(|random| random.len() == RANDOM && !random.contains(&b'.'))
-    };
-    let Ok(entries) = Dir::read_from(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let found = entry.file_name();
-        if is_temporary(found.to_bytes())
-            && let Ok(stat) = statat(folder, found, AtFlags::SYMLINK_NOFOLLOW)
-            && is_stale(&stat)
-        {
-            unlinkat(folder, found, AtFlags::empty()).ok();
-        }
-    }
-}
-
-/// By the time of the last change to the inode: the time of modification is the source's already.
-fn is_stale(stat: &Stat) -> bool {
-    let ours = stat.st_uid == rustix::process::geteuid().as_raw();
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    let changed = u64::try_from(stat.st_ctime).unwrap_or_default();
-    let age = SystemTime::now()
-        .duration_since(UNIX_EPOCH + Duration::from_secs(changed))
-        .unwrap_or_default();
-    ours && matches!(kind, FileType::RegularFile | FileType::Symlink) && age > STALE
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::Path;
 
-    use rustix::fs::stat;
-
+    use super::super::temporary::Sweep;
     use super::*;
 
     fn names(folder: &Path) -> Vec<Vec<u8>> {
@@ -282,8 +173,10 @@ mod tests {
     fn a_file_with_a_temporary_name_leaves_nothing_when_it_is_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
+        let sweep = Sweep::default();
+        let place = Place::new(opened.as_fd(), 0, &sweep);
         for name in [&b"f"[..], &[b'x'; 255]] {
-            let mut staged = Staged::create_named(opened.as_fd(), name).unwrap();
+            let mut staged = Staged::create_named(place, name).unwrap();
             staged.write(b"half").unwrap();
             assert_eq!(names(folder.path()).len(), 1);
             drop(staged);
@@ -293,15 +186,17 @@ mod tests {
 
     #[test]
     fn both_kinds_of_files_appear_under_their_name_only_and_replace_what_was_there() {
-        type Create = fn(BorrowedFd<'_>, &[u8]) -> io::Result<Staged>;
+        type Create = fn(Place<'_>, &[u8]) -> io::Result<Staged>;
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
+        let sweep = Sweep::default();
+        let place = Place::new(opened.as_fd(), 0, &sweep);
         let kinds: [(&[u8], Create); 2] =
             [(b"new", Staged::create), (b"old", Staged::create_named)];
         for (contents, create) in [kinds, kinds].concat() {
-            let mut staged = create(opened.as_fd(), b"f").unwrap();
+            let mut staged = create(place, b"f").unwrap();
             staged.write(contents).unwrap();
-            staged.commit(opened.as_fd(), b"f").unwrap();
+            staged.commit(place, b"f").unwrap();
             assert_eq!(names(folder.path()), [b"f"]);
             assert_eq!(fs::read(folder.path().join("f")).unwrap(), contents);
         }
@@ -311,42 +206,28 @@ mod tests {
     fn a_folder_is_never_replaced_and_nothing_is_left_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
+        let sweep = Sweep::default();
+        let place = Place::new(opened.as_fd(), 0, &sweep);
         fs::create_dir(folder.path().join("f")).unwrap();
         for create in [Staged::create, Staged::create_named] {
-            let staged = create(opened.as_fd(), b"f").unwrap();
-            assert!(staged.commit(opened.as_fd(), b"f").is_err());
+            let staged = create(place, b"f").unwrap();
+            assert!(staged.commit(place, b"f").is_err());
             assert_eq!(names(folder.path()), [b"f"]);
         }
-        assert!(link(opened.as_fd(), b"f", b"x", None).is_err());
+        assert!(link(place, b"f", b"x", None).is_err());
         assert_eq!(names(folder.path()), [b"f"]);
-    }
-
-    #[test]
-    fn only_old_temporaries_of_the_same_user_are_stale() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f");
-        fs::write(&path, b"").unwrap();
-        let fresh = stat(&path).unwrap();
-        assert!(!is_stale(&fresh));
-        let mut old = fresh;
-        old.st_ctime -= 2 * 24 * 60 * 60;
-        assert!(is_stale(&old));
-        let mut foreign = old;
-        foreign.st_uid = foreign.st_uid.wrapping_add(1);
-        assert!(!is_stale(&foreign));
-        let mut folder_stat = stat(folder.path()).unwrap();
-        folder_stat.st_ctime = 0;
-        assert!(!is_stale(&folder_stat));
     }
 
     #[test]
     fn a_copy_that_runs_at_the_same_time_keeps_its_temporary_name() {
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
-        let one = Staged::create_named(opened.as_fd(), b"f").unwrap();
-        let other = Staged::create_named(opened.as_fd(), b"f").unwrap();
-        one.commit(opened.as_fd(), b"f").unwrap();
-        other.commit(opened.as_fd(), b"f").unwrap();
+        let sweep = Sweep::default();
+        let place = Place::new(opened.as_fd(), 0, &sweep);
+        let one = Staged::create_named(place, b"f").unwrap();
+        let other = Staged::create_named(place, b"f").unwrap();
+        one.commit(place, b"f").unwrap();
+        other.commit(place, b"f").unwrap();
         assert_eq!(names(folder.path()), [b"f"]);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use legatus_core::Fault;
-use rustix::fs::{Mode, fstat, mkdirat};
+use rustix::fs::{Mode, mkdirat};
 use rustix::io::Errno;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -26,13 +26,11 @@ use super::messages::{
 use super::names;
 use super::report::{Gauge, SourceCounts, reason};
 use super::staged;
+use super::temporary::{Place, check_replaceable};
 use super::writing::Writing;
 
 /// The mode of a folder whose source tells none.
 const FOLDER_MODE: u32 = 0o775;
-
-/// The bits of a folder that everybody may write to and where everybody's entries are safe.
-const SHARED: u32 = 0o1002;
 
 /// Why a copy came to no end.
 #[derive(Debug, Error)]
@@ -197,7 +195,9 @@ impl Target {
             names::check_entry(&root.name)?;
         }
         self.base = match self.destination {
-            Destination::Into(_) if !root.contents => names::join(&self.shown, [&root.name[..]]),
+            Destination::Into { .. } if !root.contents => {
+                names::join(&self.shown, [&root.name[..]])
+            }
             _ => self.shown.clone(),
         };
         self.root = Some(root);
@@ -219,14 +219,14 @@ impl Target {
         };
         Ok(Some(match &self.destination {
             Destination::As(_, name) => Bytes::copy_from_slice(name),
-            Destination::Into(_) if root.contents => Bytes::from_static(b"."),
-            Destination::Into(_) => root.name,
+            Destination::Into { .. } if root.contents => Bytes::from_static(b"."),
+            Destination::Into { .. } => root.name,
         }))
     }
 
-    /// The folder that we are in.
-    fn parent(&self) -> io::Result<BorrowedFd<'_>> {
-        Ok(self.branch.place(&self.destination)?.0)
+    /// The folder that entries are made in now.
+    fn parent(&self) -> io::Result<Place<'_>> {
+        self.branch.place(&self.destination)
     }
 
     fn folder(&mut self, folder: Folder) -> Result<(), TargetError> {
@@ -235,11 +235,14 @@ impl Target {
             self.skipping = self.skipping.saturating_add(1);
             return Ok(());
         };
-        let entered = self.parent().and_then(|parent| make_or_open(parent, &name));
+        // A folder that the user named as the target and that was there stays as it is, such as a
+        // home into which a source's contents go.
+        let is_given = self.branch.depth() == 0 && self.destination.is_given(&name);
+        let entered = self
+            .parent()
+            .and_then(|parent| make_or_open(parent.folder, &name));
         let entered = entered.and_then(|(folder, is_new)| {
-            // A shared folder such as /tmp, into which a source's contents go, stays as it is.
-            let shared = !is_new && &name[..] == b"." && fstat(&folder)?.st_mode & SHARED == SHARED;
-            let attributes = (!shared).then_some(attributes);
+            let attributes = (is_new || !is_given).then_some(attributes);
             self.branch.enter(folder, &name, attributes)
         });
         match entered {
@@ -274,7 +277,7 @@ impl Target {
     fn settle(&mut self) -> io::Result<()> {
         let folder = self.branch.folder()?;
         if let Some(attributes) = self.branch.attributes() {
-            let mode = attributes.permissions(FOLDER_MODE);
+            let mode = attributes.folder_mode(FOLDER_MODE);
             staged::set_attributes(folder, mode, attributes.timestamp())?;
         }
         self.durability.folder(folder, self.branch.device())
@@ -291,9 +294,14 @@ impl Target {
             return self.failed("write", None, reason);
         }
         let attributes = file.attributes.unwrap_or_default();
-        let begun = self
-            .parent()
-            .and_then(|parent| Writing::begin(parent, name.clone(), attributes));
+        let begun = self.parent().and_then(|parent| {
+            // The one target that a user named is refused before its contents come; for entries of
+            // trees it is soon enough at their end.
+            if self.branch.depth() == 0 {
+                check_replaceable(parent.folder, &name)?;
+            }
+            Writing::begin(parent, name.clone(), attributes)
+        });
         match begun {
             Ok(writing) => {
                 self.file = Incoming::File(Box::new(writing));

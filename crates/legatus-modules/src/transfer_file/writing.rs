@@ -1,13 +1,14 @@
 //! One file that a target is writing, from its first byte to its name.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 
 use bytes::Bytes;
+use rustix::fs::Mode;
 
 use super::durability::Durability;
-use super::messages::{Attributes, WriteOptions};
+use super::messages::{Attributes, PERMISSIONS, WriteOptions};
 use super::staged::Staged;
+use super::temporary::Place;
 
 /// The mode of a file whose source tells none, as in the Go original.
 const FILE_MODE: u32 = 0o664;
@@ -24,13 +25,9 @@ pub(super) struct Writing {
 
 impl Writing {
     /// Begins a file in a folder.
-    pub(super) fn begin(
-        folder: BorrowedFd<'_>,
-        name: Bytes,
-        attributes: Attributes,
-    ) -> io::Result<Self> {
+    pub(super) fn begin(place: Place<'_>, name: Bytes, attributes: Attributes) -> io::Result<Self> {
         Ok(Self {
-            staged: Staged::create(folder, &name)?,
+            staged: Staged::create(place, &name)?,
             name,
             attributes,
             hasher: blake3::Hasher::new(),
@@ -55,13 +52,13 @@ impl Writing {
         self.staged.write(data)
     }
 
-    /// Verifies the file and lets it appear at its name in its folder (on that device).
+    /// Verifies the file and lets it appear at its name in its folder.
     pub(super) fn complete(
         mut self,
         digest: &[u8],
         options: &WriteOptions,
         durability: &mut Durability,
-        (folder, device): (BorrowedFd<'_>, u64),
+        place: Place<'_>,
     ) -> io::Result<()> {
         if self.hasher.finalize().as_bytes().as_slice() != digest {
             let why = "its contents are not what the other side read";
@@ -74,13 +71,13 @@ impl Writing {
                 return Err(io::Error::other(why));
             }
         }
-        let attributes = Attributes {
-            mode: options.mode.or(self.attributes.mode),
-            ..self.attributes
+        let mode = match options.mode {
+            Some(mode) => Mode::from_raw_mode(mode & PERMISSIONS),
+            None => self.attributes.file_mode(FILE_MODE),
         };
-        let mode = attributes.permissions(FILE_MODE);
-        self.staged.set_attributes(mode, attributes.timestamp())?;
-        durability.file(&self.staged, self.bytes, (folder, device))?;
-        self.staged.commit(folder, &self.name)
+        self.staged
+            .set_attributes(mode, self.attributes.timestamp())?;
+        durability.file(&self.staged, self.bytes, place)?;
+        self.staged.commit(place, &self.name)
     }
 }

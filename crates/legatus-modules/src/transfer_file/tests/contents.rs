@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use legatus_core::limits::CHUNK_BYTES;
 
@@ -66,9 +66,10 @@ async fn names_are_bytes() {
         let target = format!("{direction:?}");
         // Twice: with nothing there, and with everything there to be replaced.
         for _ in 0..2 {
-            let told = scene.copy(direction, "source/", &target).await;
+            let told = scene.copy(direction, "source", &format!("{target}/")).await;
             told.assert_success();
-            assert_same_trees(&scene.path("source"), &scene.path(&target));
+            let copied = scene.path(format!("{target}/source"));
+            assert_same_trees(&scene.path("source"), &copied);
         }
         let one = scene.arguments(direction, &[b"source/not utf-8 \xff\xfe"], b"\xfe\n");
         scene.run(one).await.assert_success();
@@ -79,10 +80,7 @@ async fn names_are_bytes() {
 #[tokio::test]
 async fn modes_times_and_links_are_kept() {
     let scene = Scene::new();
-    for (number, mode) in [0o600, 0o644, 0o755, 0o4755, 0o2711, 0o444, 0o000]
-        .iter()
-        .enumerate()
-    {
+    for (number, mode) in [0o600, 0o644, 0o755, 0o444, 0o000].iter().enumerate() {
         let file = scene.file(format!("source/{number}"), b"x");
         set_modified(&file, 1_000_000_000 + number as u64, 123_456_789);
         set_mode(&file, *mode);
@@ -104,9 +102,29 @@ async fn modes_times_and_links_are_kept() {
     for direction in BOTH {
         let target = format!("{direction:?}");
         for _ in 0..2 {
-            let told = scene.copy(direction, "source/", &target).await;
+            let told = scene.copy(direction, "source", &format!("{target}/")).await;
             told.assert_success();
-            assert_same_trees(&scene.path("source"), &scene.path(&target));
+            let copied = scene.path(format!("{target}/source"));
+            assert_same_trees(&scene.path("source"), &copied);
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_are_setuid_setgid_and_sticky_only_if_the_user_says_so() {
+    for direction in BOTH {
+        for mode in [0o4755, 0o2711, 0o1644, 0o7777] {
+            let scene = Scene::new();
+            set_mode(&scene.file("source/f", b"x"), mode);
+            set_mode(&scene.path("source"), 0o1755);
+            let mode_of = |path| fs::metadata(scene.path(path)).unwrap().mode() & 0o7777;
+            let told = scene.copy(direction, "source", "kept").await;
+            told.assert_success();
+            assert_eq!((mode_of("kept"), mode_of("kept/f")), (0o1755, mode & 0o777));
+            let arguments = scene.arguments(direction, &[b"source/f"], b"given");
+            let told = scene.run(arguments.with("mode", "4711")).await;
+            told.assert_success();
+            assert_eq!(mode_of("given"), 0o4711);
         }
     }
 }

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use rustix::io::Errno;
 
 use super::support::{BOTH, Direction, Scene, noise};
 
@@ -128,6 +129,54 @@ async fn what_stands_in_the_way_stays_and_is_told() {
             scene.names("new/source"),
             ["file", "folder", "link", "other"]
         );
+    }
+}
+
+#[tokio::test]
+async fn devices_fifos_and_sockets_are_never_replaced() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        let kinds = [
+            ("FIFO", FileType::Fifo, 0),
+            ("socket", FileType::Socket, 0),
+            ("device", FileType::CharacterDevice, makedev(1, 3)),
+        ];
+        scene.folder("new/source");
+        let mut expected = Vec::new();
+        for (what, kind, device) in kinds {
+            let standing = |name: String| {
+                let path = scene.path(format!("new/source/{name}"));
+                mknodat(CWD, path, kind, Mode::RUSR, device)
+            };
+            // Only root makes devices.
+            if standing(format!("{what} file")) == Err(Errno::PERM) {
+                continue;
+            }
+            standing(format!("{what} link")).unwrap();
+            scene.file(format!("source/{what} file"), b"x");
+            symlink("x", scene.path(format!("source/{what} link"))).unwrap();
+            for name in [format!("{what} file"), format!("{what} link")] {
+                let reason = format!("there is a {what} at its name, which is not replaced");
+                let path = format!("new/source/{name}");
+                expected.push(undone(direction, &scene, "write", &path, &reason));
+            }
+        }
+        let file = expected[0].clone();
+        expected.sort();
+        let told = scene.copy(direction, "source", "new").await;
+        assert_eq!(told.outcome.exit_status(), 23);
+        let mut reports = told.reports;
+        reports.sort();
+        assert_eq!(reports, expected);
+        assert_eq!(scene.names("new/source"), scene.names("source"));
+        let named = "new/source/FIFO file";
+        let told = scene.copy(direction, "source/FIFO file", named).await;
+        assert_eq!(told.reports, [file]);
+        for name in scene.names("new/source") {
+            let path = scene.path(format!("new/source/{name}"));
+            let kind = fs::symlink_metadata(path).unwrap().file_type();
+            assert!(!kind.is_file() && !kind.is_symlink(), "{name}");
+        }
     }
 }
 

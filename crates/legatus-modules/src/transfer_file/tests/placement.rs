@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 
 use legatus_core::Arguments;
 
-use super::support::{BOTH, Scene, assert_same_trees, set_mode};
+use super::support::{BOTH, Scene, assert_same_trees, set_mode, set_modified};
 
 #[tokio::test]
 async fn copies_go_where_rsync_and_cp_would_put_them() {
@@ -112,20 +112,25 @@ async fn missing_parents_are_not_made_if_that_is_forbidden() {
 }
 
 #[tokio::test]
-async fn a_shared_folder_that_receives_contents_keeps_its_mode() {
-    let scene = Scene::new();
-    scene.file("source/f", b"x");
-    scene.folder("shared");
-    set_mode(&scene.path("shared"), 0o1777);
+async fn a_folder_that_receives_contents_keeps_its_mode_if_it_was_there() {
     for direction in BOTH {
-        scene
-            .copy(direction, "source/", "shared")
-            .await
-            .assert_success();
-        assert_eq!(
-            fs::metadata(scene.path("shared")).unwrap().mode() & 0o7777,
-            0o1777
-        );
+        let scene = Scene::new();
+        scene.file("source/below/f", b"x");
+        set_mode(&scene.path("source"), 0o777);
+        set_modified(&scene.path("source"), 77, 7);
+        set_mode(&scene.path("source/below"), 0o775);
+        scene.folder("home/below");
+        set_mode(&scene.path("home"), 0o700);
+        let mode = |path| fs::metadata(scene.path(path)).unwrap().mode() & 0o7777;
+        for target in ["home", "home/", "new", "made/"] {
+            let told = scene.copy(direction, "source/", target).await;
+            told.assert_success();
+        }
+        assert_eq!((mode("home"), mode("home/below")), (0o700, 0o775));
+        assert_ne!(fs::metadata(scene.path("home")).unwrap().mtime(), 77);
+        for target in ["new", "made"] {
+            assert_same_trees(&scene.path("source"), &scene.path(target));
+        }
     }
 }
 
