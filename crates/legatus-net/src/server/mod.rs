@@ -130,7 +130,8 @@ impl Server {
     /// most for [`ServerLimits::drain`].
     pub async fn run(self, listeners: Vec<TcpListener>) {
         let state = self.state;
-        let routes = service::routes(Arc::clone(&state)).prepare();
+        let (routes, health) = service::routes(Arc::clone(&state)).await;
+        let routes = routes.prepare();
         let mut accepting = JoinSet::new();
         for listener in listeners {
             accepting.spawn(accept(listener, Arc::clone(&state), routes.clone()));
@@ -139,6 +140,7 @@ impl Server {
         while let Some(accepted) = accepting.join_next().await {
             connections.extend(accepted.ok());
         }
+        health.set_not_serving().await;
         let drained = async {
             for mut connections in connections {
                 while connections.join_next().await.is_some() {}

@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 use tonic::{Code, Request as GrpcRequest, Response, Status, Streaming};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use super::State;
 use super::connection::Connection;
@@ -28,28 +30,42 @@ use crate::service::legatus_server::{Legatus, LegatusServer};
 /// What surrounds a module message on the wire, at most.
 const OVERHEAD: usize = 64;
 
-/// The services of a server: Legatus, health and reflection.
-pub(super) fn routes(state: Arc<State>) -> Routes {
-    let legatus = LegatusServer::new(Service { state })
-        .max_decoding_message_size(limits::MESSAGE_BYTES + OVERHEAD)
-        .max_encoding_message_size(limits::MESSAGE_BYTES + OVERHEAD);
-    // A reporter is wanted to change the state later; the service as a whole is always serving.
-    let (_, health) = tonic_health::server::health_reporter();
-    let routes = Routes::new(legatus).add_service(health);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(crate::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1();
-    match reflection {
-        Ok(reflection) => routes.add_service(reflection),
-        Err(error) => {
-            tracing::error!(%error, "reflection is not offered");
-            routes
-        }
+/// Tells who asks for the server's health.
+pub(super) struct Health(HealthReporter);
+
+impl Health {
+    /// From now on other servers should be called.
+    pub(super) async fn set_not_serving(&self) {
+        self.0.set_not_serving::<LegatusServer<Service>>().await;
+        let status = ServingStatus::NotServing;
+        self.0.set_service_status("", status).await;
     }
 }
 
-struct Service {
+/// The services of a server: Legatus, health and reflection.
+pub(super) async fn routes(state: Arc<State>) -> (Routes, Health) {
+    let legatus = LegatusServer::new(Service { state })
+        .max_decoding_message_size(limits::MESSAGE_BYTES + OVERHEAD)
+        .max_encoding_message_size(limits::MESSAGE_BYTES + OVERHEAD);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<LegatusServer<Service>>().await;
+    let mut routes = Routes::new(legatus).add_service(health);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(crate::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Many tools still speak the older version.
+    match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(current), Ok(older)) => routes = routes.add_service(current).add_service(older),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "reflection is not offered");
+        }
+    }
+    (routes, Health(reporter))
+}
+
+pub(super) struct Service {
     state: Arc<State>,
 }
 

@@ -41,7 +41,11 @@ where
         Err(TlsError::NoHttp2)
     };
     match verified {
-        Ok(peer) => Ok((stream, peer)),
+        Ok(peer) => {
+            let (_, connection) = stream.get_mut();
+            connection.set_buffer_limit(Some(SEND_BUFFER));
+            Ok((stream, peer))
+        }
         Err(error) => {
             // The peer may be gone already; the reason is in the returned error.
             stream.shutdown().await.ok();
@@ -66,13 +70,15 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = TlsConnector::from(config)
+    let mut stream = TlsConnector::from(config)
         .connect(name, stream)
         .await
         .map_err(failed)?;
     if stream.get_ref().1.alpn_protocol() != Some(ALPN_HTTP2) {
         return Err(TlsError::NoHttp2);
     }
+    let (_, connection) = stream.get_mut();
+    connection.set_buffer_limit(Some(SEND_BUFFER));
     Ok(stream)
 }
 
@@ -117,6 +123,9 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     tokio::time::timeout(LINGER, drain).await.ok();
 }
 
+/// Bytes that wait in TLS for the socket, at most: a data message, so that it goes out in a few
+/// large writes. rustls has 64 KiB.
+const SEND_BUFFER: usize = 512 << 10;
 /// How long a refused client may take to read the reason: a few round trips anywhere on earth.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much a refused client may still send: more than a first flight of HTTP/2.
