@@ -32,6 +32,9 @@ use super::writing::Writing;
 /// The mode of a folder whose source tells none.
 const FOLDER_MODE: u32 = 0o775;
 
+/// Smaller files come to their end anyway before the source would hear that they are not wanted.
+const SKIPPED_BYTES: u64 = 1 << 20;
+
 /// Why a copy came to no end.
 #[derive(Debug, Error)]
 pub(super) enum TargetError {
@@ -60,6 +63,8 @@ pub(super) enum Notice {
     AtSource(Failure),
     /// An entry that could not be written.
     AtTarget(Failure),
+    /// The rest of the file of this number is not wanted.
+    Skip(u64),
 }
 
 /// The engine of the half that writes.
@@ -83,6 +88,10 @@ pub(super) struct Target {
     /// Folders that we are in and that could not be made: nothing in them is.
     skipping: usize,
     file: Incoming,
+    /// Files that have begun to come.
+    begun: u64,
+    /// The size of the last of them, as the source told it.
+    size: u64,
 }
 
 /// The file whose contents are coming.
@@ -116,6 +125,8 @@ impl Target {
             branch: Branch::default(),
             skipping: 0,
             file: Incoming::None,
+            begun: 0,
+            size: 0,
         }
     }
 
@@ -284,6 +295,24 @@ impl Target {
     }
 
     fn file(&mut self, file: File) -> Result<(), TargetError> {
+        self.begun = self.begun.saturating_add(1);
+        self.size = file.size;
+        self.begin(file)?;
+        match self.file {
+            Incoming::Discarded => self.skip(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the source spare itself the rest of the file, if that is worth a message.
+    fn skip(&self) -> Result<(), TargetError> {
+        if self.size < SKIPPED_BYTES {
+            return Ok(());
+        }
+        self.tell(Notice::Skip(self.begun))
+    }
+
+    fn begin(&mut self, file: File) -> Result<(), TargetError> {
         self.file = Incoming::Discarded;
         let Some(name) = self.place(file.name)? else {
             return Ok(());
@@ -321,7 +350,8 @@ impl Target {
         };
         let name = writing.name();
         self.file = Incoming::Discarded;
-        self.failed("write", Some(&name), &reason(&error))
+        self.failed("write", Some(&name), &reason(&error))?;
+        self.skip()
     }
 
     fn file_end(&mut self, end: &FileEnd) -> Result<(), TargetError> {
