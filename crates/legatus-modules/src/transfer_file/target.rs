@@ -5,20 +5,17 @@
 //! order end the copy.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use legatus_core::Fault;
-use rustix::fs::{Mode, mkdirat};
-use rustix::io::Errno;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::branch::Branch;
 use super::destination::Destination;
 use super::durability::Durability;
-use super::folders::open_folder;
+use super::folders::make_or_open;
 use super::messages::event::Event;
 use super::messages::{
     Events, Failure, File, FileEnd, Finished, Folder, Link, Misbehaved, Root, Totals, WriteOptions,
@@ -329,7 +326,7 @@ impl Target {
             if self.branch.depth() == 0 {
                 check_replaceable(parent.folder, &name)?;
             }
-            Writing::begin(parent, name.clone(), attributes)
+            Writing::begin(parent, name.clone(), attributes, !self.options.no_fsync)
         });
         match begun {
             Ok(writing) => {
@@ -418,22 +415,5 @@ impl Target {
     fn tell(&self, notice: Notice) -> Result<(), TargetError> {
         let told = self.notices.blocking_send(notice);
         told.map_err(|_| TargetError::Interrupted)
-    }
-}
-
-/// A folder in another, and whether it is new.
-fn make_or_open(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<(OwnedFd, bool)> {
-    // Nobody else looks into it before it is complete and has its mode.
-    let made = match mkdirat(parent, name, Mode::RWXU) {
-        Ok(()) => true,
-        Err(Errno::EXIST) => false,
-        Err(error) => return Err(error.into()),
-    };
-    match open_folder(parent, name) {
-        Ok(folder) => Ok((folder, made)),
-        Err(error) if !made && error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => Err(
-            io::Error::other("there is something else than a folder at its name"),
-        ),
-        Err(error) => Err(error),
     }
 }
