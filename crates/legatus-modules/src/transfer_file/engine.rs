@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use legatus_core::{Channel, ChannelReceiver, ChannelSender, Fault, Local};
@@ -16,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::destination::Destination;
 use super::folders::Open;
 use super::messages::{
-    Event, Failure, Finished, Misbehaved, Root, SourceMessage, TargetMessage, WriteOptions, event,
-    target_message::Part,
+    Event, Failure, Finished, Misbehaved, Root, Skip, SourceMessage, TargetMessage, WriteOptions,
+    event, target_message::Part,
 };
 use super::packer::Outgoing;
 use super::report::{Gauge, Shown, SourceCounts};
@@ -88,7 +89,8 @@ pub(super) async fn run_source(
     let gauge = Arc::new(Gauge::default());
     let (roots, roots_out) = mpsc::channel(1);
     let (packed, packed_out) = mpsc::channel(QUEUE);
-    let engine = Source::new(packed, Arc::clone(&gauge), count);
+    let skipped = Arc::new(AtomicU64::new(0));
+    let engine = Source::new(packed, Arc::clone(&gauge), count, Arc::clone(&skipped));
     let thread = spawn_blocking(move || engine.run(roots_out));
     let (sender, receiver) = channel.split();
     let opening = async move {
@@ -104,7 +106,7 @@ pub(super) async fn run_source(
         send_packed(packed_out, sender, side, &gauge).await;
         Ok(())
     };
-    let ((), (), target) = tokio::try_join!(opening, sending, listen(receiver, side))?;
+    let ((), (), target) = tokio::try_join!(opening, sending, listen(receiver, side, &skipped))?;
     // Stopped early: the other half has gone, and its outcome tells why.
     let source = thread.await.map_err(|_| TargetError::Broken)?;
     let source = source.unwrap_or_default();
@@ -144,12 +146,14 @@ fn failure_event(failure: Failure) -> Bytes {
 async fn listen(
     mut receiver: ChannelReceiver,
     side: Side<'_>,
+    skipped: &AtomicU64,
 ) -> Result<Option<Finished>, Misbehaved> {
     let mut finished = None;
     while let Some(message) = receiver.receive().await {
         let message = TargetMessage::decode(message).map_err(|_| Misbehaved("a malformed message"));
         match message?.part {
             Some(Part::Failure(failure)) => side.report_there(&failure),
+            Some(Part::Skip(skip)) => skipped.store(skip.file, Ordering::Relaxed),
             Some(Part::Finished(told)) if finished.is_none() => {
                 finished = Some(told);
                 if matches!(side, Side::Server) {
@@ -252,19 +256,20 @@ async fn tell(
     cancelled: &CancellationToken,
 ) {
     while let Some(notice) = notices.recv().await {
-        match notice {
-            Notice::AtSource(failure) => side.report_there(&failure),
-            Notice::AtTarget(failure) if side.report_here(&failure) => {}
-            Notice::AtTarget(failure) => {
-                let message = TargetMessage {
-                    part: Some(Part::Failure(failure)),
-                };
-                tokio::select! {
-                    // If the other half has gone, the engine will hear of it in its own time.
-                    sent = sender.send(message.encode_to_vec().into()) => { sent.ok(); }
-                    () = cancelled.cancelled() => return,
-                }
+        let part = match notice {
+            Notice::AtSource(failure) => {
+                side.report_there(&failure);
+                continue;
             }
+            Notice::AtTarget(failure) if side.report_here(&failure) => continue,
+            Notice::AtTarget(failure) => Part::Failure(failure),
+            Notice::Skip(file) => Part::Skip(Skip { file }),
+        };
+        let message = TargetMessage { part: Some(part) };
+        tokio::select! {
+            // If the other half has gone, the engine will hear of it in its own time.
+            sent = sender.send(message.encode_to_vec().into()) => { sent.ok(); }
+            () = cancelled.cancelled() => return,
         }
     }
 }

@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Dir, DirEntry, FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::{Dir, DirEntry, FileType, Mode, OFlags, fstat, mkdirat, openat};
+use rustix::io::Errno;
 
 /// Opens one of the files or folders that the engine's side may name; the second argument is
 /// whether a final symbolic link is not to be followed.
@@ -32,6 +33,23 @@ pub(super) fn identity(folder: impl AsFd) -> io::Result<Identity> {
 pub(super) fn open_folder(parent: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(parent, name, flags, Mode::empty())?)
+}
+
+/// A folder in another, and whether it is new.
+pub(super) fn make_or_open(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<(OwnedFd, bool)> {
+    // Nobody else looks into it before it is complete and has its mode.
+    let made = match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(error) => return Err(error.into()),
+    };
+    match open_folder(parent, name) {
+        Ok(folder) => Ok((folder, made)),
+        Err(error) if !made && error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => Err(
+            io::Error::other("there is something else than a folder at its name"),
+        ),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens the parent of a folder again, making sure that it still is what it was: a folder that was
@@ -99,7 +117,7 @@ impl Walk {
     /// The folder that the walk is in.
     pub(super) fn folder(&self) -> io::Result<BorrowedFd<'_>> {
         let level = self.branch.last().and_then(|level| level.open.as_ref());
-        Ok(level.ok_or(rustix::io::Errno::BADF)?.fd()?)
+        Ok(level.ok_or(Errno::BADF)?.fd()?)
     }
 
     /// The names of the folders from the root, which is not among them, to where the walk is.
@@ -129,7 +147,7 @@ impl Walk {
             return Ok(None);
         };
         let Some(folder) = level.open.as_mut() else {
-            return Err(rustix::io::Errno::BADF.into());
+            return Err(Errno::BADF.into());
         };
         loop {
             match folder.read() {

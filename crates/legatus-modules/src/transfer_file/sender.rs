@@ -237,8 +237,9 @@ impl Client<'_> {
             () = self.interrupted() => {
                 controls.send(Control::Cancel);
                 cancelled.cancel();
-                // Nothing incomplete may be left.
-                work.await.ok();
+                // Nothing incomplete may be left; but the disk may let us wait for long, and who asks
+                // again does not want to.
+                self.unless_interrupted(work).await;
                 return Ok(Outcome::Cancelled);
             }
         };

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use legatus_core::limits::CHUNK_BYTES;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
@@ -117,10 +118,20 @@ pub(super) struct Source {
     counts: SourceCounts,
     /// The path of the source that is being copied.
     base: Vec<u8>,
+    /// Files that have been begun.
+    begun: u64,
+    /// The number of the last file that the target does not want.
+    skipped: Arc<AtomicU64>,
 }
 
 impl Source {
-    pub(super) fn new(outgoing: mpsc::Sender<Outgoing>, gauge: Arc<Gauge>, count: bool) -> Self {
+    /// `skipped` is the number of the last file, from 1, that the target does not want.
+    pub(super) fn new(
+        outgoing: mpsc::Sender<Outgoing>,
+        gauge: Arc<Gauge>,
+        count: bool,
+        skipped: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             packer: Packer::new(outgoing),
             gauge,
@@ -128,6 +139,8 @@ impl Source {
             total: Totals::default(),
             counts: SourceCounts::default(),
             base: Vec::new(),
+            begun: 0,
+            skipped,
         }
     }
 
@@ -235,13 +248,15 @@ impl Source {
             Err(error) => return Ok(Err(reason(&error.into()))),
         };
         self.gauge.current(name);
+        self.begun += 1;
         self.packer.event(Event::File(messages::File {
             name: name.to_vec().into(),
             attributes: Some(Attributes::from(&stat)),
             size: size(&stat),
         }))?;
         let read = self.contents(file, &stat)?;
-        let digest = read.as_ref().map(|digest| digest.as_bytes().to_vec());
+        let digest = read.as_ref().ok().copied().flatten();
+        let digest = digest.map(|digest| digest.as_bytes().to_vec());
         self.packer.event(Event::FileEnd(FileEnd {
             digest: digest.unwrap_or_default().into(),
         }))?;
@@ -249,17 +264,22 @@ impl Source {
         Ok(read.map(|_| ()))
     }
 
-    /// Sends a file's contents and returns their digest, or why they are of no use.
+    /// Sends a file's contents and returns their digest, or why they are of no use; `None` if the
+    /// target does not want them, and tells why.
     fn contents(
         &mut self,
         file: &File,
         before: &Stat,
-    ) -> Result<Result<blake3::Hash, String>, Stopped> {
+    ) -> Result<Result<Option<blake3::Hash>, String>, Stopped> {
         let mut hasher = blake3::Hasher::new();
         let mut remaining = size(before);
         // Files of /proc say that they are empty and are not.
         let unsized_file = remaining == 0;
         while unsized_file || remaining > 0 {
+            if self.skipped.load(Ordering::Relaxed) == self.begun {
+                self.gauge.advance(remaining, 0);
+                return Ok(Ok(None));
+            }
             let wanted = usize::try_from(remaining)
                 .unwrap_or(CHUNK_BYTES)
                 .min(CHUNK_BYTES);
@@ -281,7 +301,7 @@ impl Source {
         if remaining > 0 {
             return Ok(Err("it shrank while it was read".to_owned()));
         }
-        Ok(changed(file, before).map_or_else(|| Ok(hasher.finalize()), Err))
+        Ok(changed(file, before).map_or_else(|| Ok(Some(hasher.finalize())), Err))
     }
 
     fn announce(&mut self, opened: &Opened) -> Result<(), Stopped> {

@@ -65,6 +65,19 @@ impl Staged {
         self.file.write_all(bytes)
     }
 
+    /// Lets the kernel begin to bring these bytes to the disk, without waiting for it: else it begins
+    /// when all have come, and the copy waits for all of them.
+    #[expect(unsafe_code, reason = "no safe crate has sync_file_range")]
+    pub(super) fn start_write_back(&self, from: u64, length: u64) {
+        let (Ok(from), Ok(length)) = (from.try_into(), length.try_into()) else {
+            return;
+        };
+        let file = self.file.as_raw_fd();
+        // An error is told by the sync at the end.
+        // SAFETY: the descriptor is open as long as `self`, and no memory is touched.
+        unsafe { libc::sync_file_range(file, from, length, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+
     /// Sets mode and time; nothing may be written afterwards.
     pub(super) fn set_attributes(&self, mode: Mode, modified: Option<Timespec>) -> io::Result<()> {
         set_attributes(self.file.as_fd(), mode, modified)

@@ -5,20 +5,17 @@
 //! order end the copy.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use legatus_core::Fault;
-use rustix::fs::{Mode, mkdirat};
-use rustix::io::Errno;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::branch::Branch;
 use super::destination::Destination;
 use super::durability::Durability;
-use super::folders::open_folder;
+use super::folders::make_or_open;
 use super::messages::event::Event;
 use super::messages::{
     Events, Failure, File, FileEnd, Finished, Folder, Link, Misbehaved, Root, Totals, WriteOptions,
@@ -31,6 +28,9 @@ use super::writing::Writing;
 
 /// The mode of a folder whose source tells none.
 const FOLDER_MODE: u32 = 0o775;
+
+/// Smaller files come to their end anyway before the source would hear that they are not wanted.
+const SKIPPED_BYTES: u64 = 1 << 20;
 
 /// Why a copy came to no end.
 #[derive(Debug, Error)]
@@ -60,6 +60,8 @@ pub(super) enum Notice {
     AtSource(Failure),
     /// An entry that could not be written.
     AtTarget(Failure),
+    /// The rest of the file of this number is not wanted.
+    Skip(u64),
 }
 
 /// The engine of the half that writes.
@@ -83,6 +85,10 @@ pub(super) struct Target {
     /// Folders that we are in and that could not be made: nothing in them is.
     skipping: usize,
     file: Incoming,
+    /// Files that have begun to come.
+    begun: u64,
+    /// The size of the last of them, as the source told it.
+    size: u64,
 }
 
 /// The file whose contents are coming.
@@ -116,6 +122,8 @@ impl Target {
             branch: Branch::default(),
             skipping: 0,
             file: Incoming::None,
+            begun: 0,
+            size: 0,
         }
     }
 
@@ -284,6 +292,24 @@ impl Target {
     }
 
     fn file(&mut self, file: File) -> Result<(), TargetError> {
+        self.begun = self.begun.saturating_add(1);
+        self.size = file.size;
+        self.begin(file)?;
+        match self.file {
+            Incoming::Discarded => self.skip(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets the source spare itself the rest of the file, if that is worth a message.
+    fn skip(&self) -> Result<(), TargetError> {
+        if self.size < SKIPPED_BYTES {
+            return Ok(());
+        }
+        self.tell(Notice::Skip(self.begun))
+    }
+
+    fn begin(&mut self, file: File) -> Result<(), TargetError> {
         self.file = Incoming::Discarded;
         let Some(name) = self.place(file.name)? else {
             return Ok(());
@@ -300,7 +326,7 @@ impl Target {
             if self.branch.depth() == 0 {
                 check_replaceable(parent.folder, &name)?;
             }
-            Writing::begin(parent, name.clone(), attributes)
+            Writing::begin(parent, name.clone(), attributes, !self.options.no_fsync)
         });
         match begun {
             Ok(writing) => {
@@ -321,7 +347,8 @@ impl Target {
         };
         let name = writing.name();
         self.file = Incoming::Discarded;
-        self.failed("write", Some(&name), &reason(&error))
+        self.failed("write", Some(&name), &reason(&error))?;
+        self.skip()
     }
 
     fn file_end(&mut self, end: &FileEnd) -> Result<(), TargetError> {
@@ -388,22 +415,5 @@ impl Target {
     fn tell(&self, notice: Notice) -> Result<(), TargetError> {
         let told = self.notices.blocking_send(notice);
         told.map_err(|_| TargetError::Interrupted)
-    }
-}
-
-/// A folder in another, and whether it is new.
-fn make_or_open(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<(OwnedFd, bool)> {
-    // Nobody else looks into it before it is complete and has its mode.
-    let made = match mkdirat(parent, name, Mode::RWXU) {
-        Ok(()) => true,
-        Err(Errno::EXIST) => false,
-        Err(error) => return Err(error.into()),
-    };
-    match open_folder(parent, name) {
-        Ok(folder) => Ok((folder, made)),
-        Err(error) if !made && error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => Err(
-            io::Error::other("there is something else than a folder at its name"),
-        ),
-        Err(error) => Err(error),
     }
 }

@@ -13,6 +13,9 @@ use super::temporary::Place;
 /// The mode of a file whose source tells none, as in the Go original.
 const FILE_MODE: u32 = 0o664;
 
+/// Bytes of a file after which they begin to go to the disk.
+const WRITE_BACK_BYTES: u64 = 16 << 20;
+
 /// A file whose contents are coming.
 #[derive(Debug)]
 pub(super) struct Writing {
@@ -21,17 +24,27 @@ pub(super) struct Writing {
     attributes: Attributes,
     hasher: blake3::Hasher,
     bytes: u64,
+    /// So many of them are on their way to the disk.
+    written_back: u64,
+    is_durable: bool,
 }
 
 impl Writing {
-    /// Begins a file in a folder.
-    pub(super) fn begin(place: Place<'_>, name: Bytes, attributes: Attributes) -> io::Result<Self> {
+    /// Begins a file in a folder; `is_durable` if the disk is waited for in the end.
+    pub(super) fn begin(
+        place: Place<'_>,
+        name: Bytes,
+        attributes: Attributes,
+        is_durable: bool,
+    ) -> io::Result<Self> {
         Ok(Self {
             staged: Staged::create(place, &name)?,
             name,
             attributes,
             hasher: blake3::Hasher::new(),
             bytes: 0,
+            written_back: 0,
+            is_durable,
         })
     }
 
@@ -49,7 +62,13 @@ impl Writing {
     pub(super) fn write(&mut self, data: &[u8]) -> io::Result<()> {
         self.hasher.update(data);
         self.bytes = self.bytes.saturating_add(data.len() as u64);
-        self.staged.write(data)
+        self.staged.write(data)?;
+        let waiting = self.bytes.saturating_sub(self.written_back);
+        if self.is_durable && waiting >= WRITE_BACK_BYTES {
+            self.staged.start_write_back(self.written_back, waiting);
+            self.written_back = self.bytes;
+        }
+        Ok(())
     }
 
     /// Verifies the file and lets it appear at its name in its folder.

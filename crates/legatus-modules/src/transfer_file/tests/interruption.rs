@@ -1,7 +1,8 @@
 //! Copies that are disturbed half way leave nothing half.
 
 use std::fs::{self, OpenOptions};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use legatus_core::limits::CHUNK_BYTES;
 use legatus_core::testing::MemoryLocal;
@@ -127,5 +128,45 @@ async fn a_client_that_is_gone_in_the_middle_leaves_no_part_of_a_file() {
         );
         assert_eq!(scene.names("target"), ["large"]);
         assert_eq!(fs::read(scene.path("target/large")).unwrap(), b"old");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_is_not_sent_to_its_end() {
+    const SIZE: usize = 1 << 30;
+    for direction in BOTH {
+        for blocked in ["source", "source/large"] {
+            let scene = Scene::new();
+            // Full of holes: it costs nothing but to be read.
+            let source = fs::File::create(scene.file("source/large", b"")).unwrap();
+            source.set_len(SIZE as u64).unwrap();
+            scene.file("next", b"next");
+            // A file where a folder should be, and a FIFO where a file should be.
+            if blocked == "source" {
+                scene.file("target/source", b"old");
+            } else {
+                let mode = rustix::fs::Mode::RUSR;
+                let fifo = scene.folder("target").join("large");
+                let kind = rustix::fs::FileType::Fifo;
+                rustix::fs::mknodat(rustix::fs::CWD, fifo, kind, mode, 0).unwrap();
+            }
+            let sent = Arc::new(AtomicBool::new(false));
+            let half = Arc::clone(&sent);
+            let meddler = Meddler::new(&scene, direction, SIZE / CHUNK_BYTES / 2, move || {
+                half.store(true, Ordering::Relaxed);
+            });
+            let local = MemoryLocal::new();
+            let sources = [blocked.as_bytes(), b"next"];
+            let arguments = scene.arguments(direction, &sources, b"target");
+            let outcome: Outcome = scene
+                .module()
+                .send(arguments, &meddler, &local)
+                .await
+                .into();
+            assert_eq!(outcome, Outcome::Exit(23));
+            assert_eq!(local.reports().len(), 1, "{:?}", local.reports());
+            assert!(!sent.load(Ordering::Relaxed), "{blocked}");
+            assert_eq!(fs::read(scene.path("target/next")).unwrap(), b"next");
+        }
     }
 }
