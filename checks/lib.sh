@@ -169,9 +169,18 @@ legatus() {
 
 # start COMMAND...: in the background, interruptible although a script starts it; sets `started`.
 start() {
-    env --default-signal=INT,QUIT,PIPE "$@" &
+    env --default-signal=INT,QUIT,PIPE "$@" <&0 &
     started=$!
     remember "$started"
+}
+
+# start_fed COMMAND...: as start; what is written to descriptor 8 is its standard input.
+start_fed() {
+    rm -f "$work/fifo"
+    mkfifo "$work/fifo"
+    exec 9<>"$work/fifo"
+    start "$@" <"$work/fifo" 9>&-
+    exec 8>"$work/fifo" 9>&-
 }
 
 expect_status() {
@@ -230,7 +239,7 @@ launch_server() {
     servers=$((servers + 1))
     local folder=$work/server.$BASHPID.$servers
     mkdir "$folder"
-    state=$folder/state server_out=$folder/out server_log=$folder/log
+    state=${state_dir:-$folder/state} server_out=$folder/out server_log=$folder/log
     port=
     "${inside[@]}" "$LEGATUS" serve --cert "$pki/localhost.crt" --key "$pki/localhost.key" --ca "$pki/ca.crt" \
         --state-dir "$state" "$@" >"$server_out" 2>"$server_log" &
