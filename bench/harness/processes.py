@@ -20,13 +20,22 @@ def cpu(pid):
 
 def pss(pid):
     """Proportional memory of a process in KiB; 0 if it is gone."""
+    return _memory(pid, ("Pss:",))
+
+
+def own_memory(pid):
+    """Memory of a process without mapped files, in KiB: unlike PSS it does not change when other
+    processes run the same program."""
+    return _memory(pid, ("Pss_Anon:", "Pss_Shmem:"))
+
+
+def _memory(pid, fields):
     try:
-        for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
+        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
     except OSError:
-        pass
-    return 0
+        return 0
+    words = [line.split() for line in lines]
+    return sum(int(word[1]) for word in words if word[0] in fields)
 
 
 def descriptors(pid):
