@@ -25,7 +25,7 @@ pub(crate) fn run(invocation: Invocation, context: &Context<'_>) -> anyhow::Resu
         .build()?;
     let outcome = runtime.block_on(call(invocation, &host, context.connector, &local));
     runtime.shutdown_background();
-    if local.stdout_is_broken() && outcome.fault().is_some() {
+    if local.stdout_is_broken() && !matches!(outcome, Outcome::Exit(_)) {
         return Ok(ExitCode::from(verdict::BROKEN_PIPE));
     }
     Ok(verdict::tell(&outcome, json))

@@ -92,7 +92,11 @@ impl ProcessLocal {
             stdin,
             stdin_taken: AtomicBool::new(false),
             progress: Display::new(is_terminal && !json),
-            stdout: Arc::new(Sink::new(streams.stdout)),
+            stdout: Arc::new(if json {
+                Sink::with_lines(streams.stdout)
+            } else {
+                Sink::new(streams.stdout)
+            }),
             stderr: Arc::new(Sink::new(streams.stderr)),
             terminal,
             signals: Signals::default(),

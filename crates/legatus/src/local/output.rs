@@ -1,15 +1,22 @@
-//! Standard output and standard error: small writes go out at once, larger ones through a thread
-//! that blocks in `write(2)`, so that a slow reader never stops the rest of the program.
+//! Standard output and standard error, written so that a slow reader never stops the rest of the
+//! program.
+//!
+//! Pipes and terminals are opened once more, without blocking: what fits goes out at once, and a
+//! task writes the rest when there is room. Where that cannot be done (files, sockets, another
+//! user's pipe) and with `--json`, a thread blocks in `write(2)`.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread;
 
 use bytes::Bytes;
 use legatus_core::{BoxFuture, Output};
 use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
 use super::descriptor;
@@ -24,6 +31,14 @@ const DIRECT_BYTES: usize = 4096;
 /// A descriptor that is written to, by one [`DescriptorOutput`] or several.
 pub(super) struct Sink {
     fd: OwnedFd,
+    /// Whether lines are written besides, which must not come between the parts of a chunk.
+    has_lines: bool,
+    /// Whether a small write does not wait if `poll(2)` says so. Terminals and sockets say so as
+    /// soon as there is room for one byte.
+    is_exact: bool,
+    /// The same pipe or terminal, opened without blocking; made when it is first written to,
+    /// because that needs the runtime.
+    unblocked: OnceLock<Option<AsyncFd<OwnedFd>>>,
     /// Held while one chunk is written, so that chunks stay whole.
     writing: Mutex<()>,
     /// Chunks that were accepted and are not written yet.
@@ -35,14 +50,38 @@ pub(super) struct Sink {
 }
 
 impl Sink {
+    /// One that only outputs write to.
     pub(super) fn new(fd: OwnedFd) -> Self {
+        let is_exact = descriptor::tells_room_exactly(fd.as_fd());
         Self {
             fd,
+            has_lines: false,
+            is_exact,
+            unblocked: OnceLock::new(),
             writing: Mutex::new(()),
             pending: AtomicUsize::new(0),
             progress: Notify::new(),
             failure: AtomicI32::new(0),
         }
+    }
+
+    /// One that [`write_line`](Self::write_line) may be used with, too.
+    pub(super) fn with_lines(fd: OwnedFd) -> Self {
+        Self {
+            has_lines: true,
+            ..Self::new(fd)
+        }
+    }
+
+    fn unblocked(&self) -> Option<&AsyncFd<OwnedFd>> {
+        let open = || {
+            if self.has_lines || Handle::try_current().is_err() {
+                return None;
+            }
+            let fd = descriptor::reopen_unblocked(self.fd.as_fd())?;
+            AsyncFd::with_interest(fd, Interest::WRITABLE).ok()
+        };
+        self.unblocked.get_or_init(open).as_ref()
     }
 
     /// Whether nobody reads any more.
@@ -79,13 +118,61 @@ impl Sink {
             return;
         }
         if let Err(error) = descriptor::write_all(self.fd.as_fd(), chunk) {
-            self.failure.store(error.raw_os_error(), Ordering::Release);
+            self.fail(error);
+        }
+    }
+
+    fn fail(&self, error: Errno) {
+        self.failure.store(error.raw_os_error(), Ordering::Release);
+    }
+
+    fn is_written(&self) {
+        self.pending.fetch_sub(1, Ordering::AcqRel);
+        self.progress.notify_waiters();
+    }
+
+    /// Accepts a chunk when the one before is written; what does not fit is left to a task.
+    async fn put_unblocked(self: &Arc<Self>, fd: &OwnedFd, mut chunk: Bytes) -> io::Result<()> {
+        if chunk.len() > DIRECT_BYTES {
+            descriptor::enlarge_pipe(fd);
+        }
+        self.settle().await?;
+        match descriptor::write_available(fd.as_fd(), &mut chunk) {
+            Ok(()) => {}
+            Err(Errno::AGAIN) => {
+                self.pending.fetch_add(1, Ordering::AcqRel);
+                let sink = Arc::clone(self);
+                tokio::spawn(async move {
+                    if let Err(error) = sink.write_rest(chunk).await {
+                        sink.fail(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+                    }
+                    sink.is_written();
+                });
+            }
+            Err(error) => self.fail(error),
+        }
+        self.result()
+    }
+
+    async fn write_rest(&self, mut rest: Bytes) -> io::Result<()> {
+        let Some(fd) = self.unblocked() else {
+            return Ok(());
+        };
+        loop {
+            let mut room = fd.writable().await?;
+            let write = |fd: &AsyncFd<OwnedFd>| {
+                let written = descriptor::write_available(fd.as_fd(), &mut rest);
+                written.map_err(io::Error::from)
+            };
+            if let Ok(written) = room.try_io(write) {
+                return written;
+            }
         }
     }
 
     /// Writes a small chunk if that does not wait; false if it would.
     fn write_at_once(&self, chunk: &[u8]) -> bool {
-        let is_small = chunk.len() <= DIRECT_BYTES;
+        let is_small = self.is_exact && chunk.len() <= DIRECT_BYTES;
         if !is_small || self.pending.load(Ordering::Acquire) > 0 {
             return false;
         }
@@ -143,6 +230,9 @@ impl DescriptorOutput {
         if chunk.is_empty() {
             return Ok(());
         }
+        if let Some(unblocked) = self.sink.unblocked() {
+            return self.sink.put_unblocked(unblocked.get_ref(), chunk).await;
+        }
         if self.sink.write_at_once(&chunk) {
             return self.sink.result();
         }
@@ -152,6 +242,18 @@ impl DescriptorOutput {
         sink.pending.fetch_add(1, Ordering::AcqRel);
         place.send(chunk);
         Ok(())
+    }
+
+    /// Accepts a chunk if there is room now.
+    pub(super) fn put_now(&mut self, chunk: Bytes) {
+        if chunk.is_empty() || self.sink.write_at_once(&chunk) {
+            return;
+        }
+        let sink = Arc::clone(&self.sink);
+        if let Ok(Ok(place)) = self.chunks().map(mpsc::Sender::try_reserve) {
+            sink.pending.fetch_add(1, Ordering::AcqRel);
+            place.send(chunk);
+        }
     }
 
     pub(super) async fn settle(&self) -> io::Result<()> {
@@ -164,8 +266,7 @@ impl DescriptorOutput {
 fn pump(sink: &Sink, mut chunks: mpsc::Receiver<Bytes>) {
     while let Some(chunk) = chunks.blocking_recv() {
         sink.write_chunk(&chunk);
-        sink.pending.fetch_sub(1, Ordering::AcqRel);
-        sink.progress.notify_waiters();
+        sink.is_written();
     }
 }
 
