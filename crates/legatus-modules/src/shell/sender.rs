@@ -119,7 +119,10 @@ async fn pass_signals(local: &dyn Local, controls: &ControlSender) {
 }
 
 /// Passes the terminal's new sizes on: not every one, but always the last.
-async fn pass_sizes(terminal: Option<&dyn Terminal>, controls: &ControlSender) -> Infallible {
+pub(super) async fn pass_sizes(
+    terminal: Option<&dyn Terminal>,
+    controls: &ControlSender,
+) -> Infallible {
     let Some(terminal) = terminal else {
         return std::future::pending().await;
     };

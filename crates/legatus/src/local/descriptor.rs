@@ -52,9 +52,25 @@ pub(super) fn write_available(fd: BorrowedFd<'_>, bytes: &mut Bytes) -> Result<(
     Ok(())
 }
 
+/// Writes text to a descriptor that does not block, as long as whoever reads takes some of it
+/// within each second.
+pub(crate) fn write_patiently(fd: BorrowedFd<'_>, text: &str) {
+    let mut rest = Bytes::copy_from_slice(text.as_bytes());
+    let second = Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    };
+    while write_available(fd, &mut rest) == Err(Errno::AGAIN) {
+        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+        if !matches!(poll(&mut fds, Some(&second)), Ok(1)) {
+            return;
+        }
+    }
+}
+
 /// Opens a pipe or terminal once more, without blocking: O_NONBLOCK belongs to an open file, and
 /// the given one is shared with other processes.
-pub(super) fn reopen_unblocked(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+pub(crate) fn reopen_unblocked(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
     let is_pipe = file_type(fd) == Some(FileType::Fifo);
     // To open the master of a pseudoterminal would make another one.
     let is_master = || rustix::pty::ptsname(fd, Vec::new()).is_ok();

@@ -1,7 +1,7 @@
 //! The user's machine as a Sender sees it: standard streams, terminal, signals and files of this
 //! process.
 
-mod descriptor;
+pub(crate) mod descriptor;
 mod input;
 mod json;
 mod output;

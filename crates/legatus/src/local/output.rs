@@ -79,7 +79,10 @@ impl Sink {
                 return None;
             }
             let fd = descriptor::reopen_unblocked(self.fd.as_fd())?;
-            AsyncFd::with_interest(fd, Interest::WRITABLE).ok()
+            #[expect(unsafe_code, reason = "tokio has no safe way for terminals")]
+            // SAFETY: an `OwnedFd` always returns the same descriptor, and closes it when dropped.
+            let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) };
+            registered.ok()
         };
         self.unblocked.get_or_init(open).as_ref()
     }
