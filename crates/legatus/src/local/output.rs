@@ -11,11 +11,10 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use legatus_core::{BoxFuture, Output};
 use rustix::io::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
@@ -38,7 +37,7 @@ pub(super) struct Sink {
     is_exact: bool,
     /// The same pipe or terminal, opened without blocking; made when it is first written to,
     /// because that needs the runtime.
-    unblocked: OnceLock<Option<AsyncFd<OwnedFd>>>,
+    unblocked: OnceLock<Option<pipe::Sender>>,
     /// Held while one chunk is written, so that chunks stay whole.
     writing: Mutex<()>,
     /// Chunks that were accepted and are not written yet.
@@ -73,16 +72,14 @@ impl Sink {
         }
     }
 
-    fn unblocked(&self) -> Option<&AsyncFd<OwnedFd>> {
+    fn unblocked(&self) -> Option<&pipe::Sender> {
         let open = || {
             if self.has_lines || Handle::try_current().is_err() {
                 return None;
             }
             let fd = descriptor::reopen_unblocked(self.fd.as_fd())?;
-            #[expect(unsafe_code, reason = "tokio has no safe way for terminals")]
-            // SAFETY: an `OwnedFd` always returns the same descriptor, and closes it when dropped.
-            let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) };
-            registered.ok()
+            // What tokio needs of a pipe, a terminal can do as well.
+            pipe::Sender::from_owned_fd_unchecked(fd).ok()
         };
         self.unblocked.get_or_init(open).as_ref()
     }
@@ -135,7 +132,11 @@ impl Sink {
     }
 
     /// Accepts a chunk when the one before is written; what does not fit is left to a task.
-    async fn put_unblocked(self: &Arc<Self>, fd: &OwnedFd, mut chunk: Bytes) -> io::Result<()> {
+    async fn put_unblocked(
+        self: &Arc<Self>,
+        fd: &pipe::Sender,
+        mut chunk: Bytes,
+    ) -> io::Result<()> {
         if chunk.len() > DIRECT_BYTES {
             descriptor::enlarge_pipe(fd);
         }
@@ -161,16 +162,16 @@ impl Sink {
         let Some(fd) = self.unblocked() else {
             return Ok(());
         };
-        loop {
-            let mut room = fd.writable().await?;
-            let write = |fd: &AsyncFd<OwnedFd>| {
-                let written = descriptor::write_available(fd.as_fd(), &mut rest);
-                written.map_err(io::Error::from)
-            };
-            if let Ok(written) = room.try_io(write) {
-                return written;
+        while !rest.is_empty() {
+            fd.writable().await?;
+            match fd.try_write(&rest) {
+                Ok(written) => rest.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     /// Writes a small chunk if that does not wait; false if it would.
@@ -234,7 +235,7 @@ impl DescriptorOutput {
             return Ok(());
         }
         if let Some(unblocked) = self.sink.unblocked() {
-            return self.sink.put_unblocked(unblocked.get_ref(), chunk).await;
+            return self.sink.put_unblocked(unblocked, chunk).await;
         }
         if self.sink.write_at_once(&chunk) {
             return self.sink.result();
