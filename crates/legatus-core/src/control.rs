@@ -34,6 +34,11 @@ impl ControlSender {
         self.0.try_send(control).is_ok()
     }
 
+    /// Waits until a control can be put in; false when the call has ended.
+    pub async fn has_room(&self) -> bool {
+        self.0.reserve().await.is_ok()
+    }
+
     /// Waits until the other end is gone: the call has ended.
     pub async fn closed(&self) {
         self.0.closed().await;

@@ -26,7 +26,7 @@ pub trait Local: Send + Sync {
     /// Standard output or standard error; each may be taken once.
     fn output(&self, stream: Stream) -> Box<dyn Output>;
 
-    /// The terminal that stdin and stdout are connected to, if they are.
+    /// The terminal that stdin is connected to, if it is.
     fn terminal(&self) -> Option<&dyn Terminal>;
 
     /// Waits for the user's next wish to interrupt or end the call.
@@ -77,6 +77,11 @@ pub trait Terminal: Send + Sync {
     /// # Errors
     /// Those of `tcsetattr(3)`.
     fn raw(&self) -> io::Result<Box<dyn Send + Sync>>;
+
+    /// Whether stdout is connected to a terminal, too.
+    fn shows_output(&self) -> bool {
+        true
+    }
 
     /// The size now.
     fn size(&self) -> TerminalSize;

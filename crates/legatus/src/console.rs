@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use clap::builder::styling::{AnsiColor, Style};
 
 use crate::environment::{self, Environment};
+use crate::local::descriptor;
 
 /// Marks what went wrong.
 pub(crate) const ALARM: Style = AnsiColor::Red.on_default().bold();
@@ -40,9 +42,16 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().flat_map(escape).collect())
 }
 
-/// Writes to standard error. There is nobody to tell if that fails.
+/// Writes to standard error. There is nobody to tell if that fails. A terminal that shows nothing
+/// any more cannot hold the program.
 pub(crate) fn complain(text: &str) {
     let mut stderr = io::stderr().lock();
+    if stderr.is_terminal()
+        && let Some(terminal) = descriptor::reopen_unblocked(stderr.as_fd())
+    {
+        descriptor::write_patiently(terminal.as_fd(), text);
+        return;
+    }
     stderr.write_all(text.as_bytes()).ok();
 }
 

@@ -153,6 +153,7 @@ fn a_reader_that_goes_away_ends_the_program_silently_as_sigpipe_does() {
     for line in [
         &["echo", "local", "hello"][..],
         &["--json", "echo", "local", "hello"],
+        &["probe", "local", "write"],
         &["--version"],
         &["--help"],
         &["help", "echo"],

@@ -38,7 +38,10 @@ pub(super) struct Asked {
 /// What a user's arguments ask for.
 pub(super) fn request(arguments: &Arguments, local: &dyn Local) -> Result<Asked, Fault> {
     let mode = mode(arguments)?;
-    let interactive = matches!(mode, Mode::Login(_)) && local.terminal().is_some();
+    let is_shown = local
+        .terminal()
+        .is_some_and(|terminal| terminal.shows_output());
+    let interactive = matches!(mode, Mode::Login(_)) && is_shown;
     let on_terminal = interactive || arguments.is_given("tty");
     let request = Request {
         environment: environment(arguments, local)?,

@@ -100,11 +100,12 @@ async fn pass_signals(local: &dyn Local, controls: &ControlSender) {
                 let now = Instant::now();
                 cancelled = last.is_some_and(|last| now.duration_since(last) <= INSIST);
                 last = Some(now);
-                controls.send(if cancelled {
-                    Control::Cancel
-                } else {
-                    Control::Signal(SIGINT)
-                });
+                if !cancelled {
+                    controls.send(Control::Signal(SIGINT));
+                } else if !controls.send(Control::Cancel) {
+                    // That the conversation ends cancels it, too.
+                    return;
+                }
             }
             UserSignal::Quit => {
                 controls.send(Control::Signal(SIGQUIT));
@@ -117,12 +118,29 @@ async fn pass_signals(local: &dyn Local, controls: &ControlSender) {
     }
 }
 
-/// Passes the terminal's new sizes on.
-async fn pass_sizes(terminal: Option<&dyn Terminal>, controls: &ControlSender) -> Infallible {
+/// Passes the terminal's new sizes on: not every one, but always the last.
+pub(super) async fn pass_sizes(
+    terminal: Option<&dyn Terminal>,
+    controls: &ControlSender,
+) -> Infallible {
     let Some(terminal) = terminal else {
         return std::future::pending().await;
     };
     loop {
-        controls.send(Control::Resize(terminal.resized().await));
+        let mut size = terminal.resized().await;
+        loop {
+            tokio::select! {
+                biased;
+                newer = terminal.resized() => size = newer,
+                has_room = controls.has_room() => {
+                    if !has_room {
+                        return std::future::pending().await;
+                    }
+                    if controls.send(Control::Resize(size)) {
+                        break;
+                    }
+                }
+            }
+        }
     }
 }

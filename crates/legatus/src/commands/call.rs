@@ -25,7 +25,10 @@ pub(crate) fn run(invocation: Invocation, context: &Context<'_>) -> anyhow::Resu
         .build()?;
     let outcome = runtime.block_on(call(invocation, &host, context.connector, &local));
     runtime.shutdown_background();
-    if local.stdout_is_broken() && outcome.fault().is_some() {
+    let nobody_reads = local.stdout_is_broken();
+    // From here on signals end the program.
+    drop(local);
+    if nobody_reads && !matches!(outcome, Outcome::Exit(_)) {
         return Ok(ExitCode::from(verdict::BROKEN_PIPE));
     }
     Ok(verdict::tell(&outcome, json))

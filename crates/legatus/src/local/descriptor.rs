@@ -3,9 +3,11 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use bytes::{Buf, Bytes};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
@@ -36,6 +38,58 @@ pub(super) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errn
         }
     }
     Ok(())
+}
+
+/// Takes out of `bytes` what a descriptor that does not block takes now; EAGAIN if some is left.
+pub(super) fn write_available(fd: BorrowedFd<'_>, bytes: &mut Bytes) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(written) => bytes.advance(written.min(bytes.len())),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Writes text to a descriptor that does not block, as long as whoever reads takes some of it
+/// within each second.
+pub(crate) fn write_patiently(fd: BorrowedFd<'_>, text: &str) {
+    let mut rest = Bytes::copy_from_slice(text.as_bytes());
+    let second = Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    };
+    while write_available(fd, &mut rest) == Err(Errno::AGAIN) {
+        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+        if !matches!(poll(&mut fds, Some(&second)), Ok(1)) {
+            return;
+        }
+    }
+}
+
+/// Opens a pipe or terminal once more, without blocking: O_NONBLOCK belongs to an open file, and
+/// the given one is shared with other processes.
+pub(crate) fn reopen_unblocked(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let is_pipe = file_type(fd) == Some(FileType::Fifo);
+    // To open the master of a pseudoterminal would make another one.
+    let is_master = || rustix::pty::ptsname(fd, Vec::new()).is_ok();
+    if !is_pipe && (!rustix::termios::isatty(fd) || is_master()) {
+        return None;
+    }
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).ok()
+}
+
+/// Whether a write of PIPE_BUF bytes does not wait when `poll(2)` says that one does not.
+pub(super) fn tells_room_exactly(fd: BorrowedFd<'_>) -> bool {
+    file_type(fd) != Some(FileType::Socket) && !rustix::termios::isatty(fd)
+}
+
+fn file_type(fd: BorrowedFd<'_>) -> Option<FileType> {
+    let status = rustix::fs::fstat(fd).ok()?;
+    Some(FileType::from_raw_mode(status.st_mode))
 }
 
 /// Whether a write of a few bytes would not wait.

@@ -14,7 +14,8 @@ use super::output::DescriptorOutput;
 pub(super) struct JsonOutput {
     name: &'static str,
     lines: DescriptorOutput,
-    /// The beginning of a character whose end has not come yet; 3 bytes at most.
+    /// The beginning of a character whose end has not come yet; 3 bytes at most. It waits for
+    /// the end, also when all else is flushed, until the output is dropped.
     begun: Bytes,
 }
 
@@ -52,12 +53,14 @@ impl JsonOutput {
         self.begun = begun;
         Ok(())
     }
+}
 
-    async fn settle(&mut self) -> io::Result<()> {
-        let rest = self.begun.clone();
-        self.lines.put(line(self.name, &rest)?).await?;
-        self.begun.clear();
-        self.lines.settle().await
+impl Drop for JsonOutput {
+    fn drop(&mut self) {
+        // A Sender flushes before it ends, so there is room.
+        if let Ok(rest) = line(self.name, &self.begun) {
+            self.lines.put_now(rest);
+        }
     }
 }
 
@@ -102,7 +105,7 @@ impl Output for JsonOutput {
     }
 
     fn flush(&mut self) -> BoxFuture<'_, io::Result<()>> {
-        Box::pin(self.settle())
+        Box::pin(self.lines.settle())
     }
 }
 

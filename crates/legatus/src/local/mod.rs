@@ -1,7 +1,7 @@
 //! The user's machine as a Sender sees it: standard streams, terminal, signals and files of this
 //! process.
 
-mod descriptor;
+pub(crate) mod descriptor;
 mod input;
 mod json;
 mod output;
@@ -92,7 +92,11 @@ impl ProcessLocal {
             stdin,
             stdin_taken: AtomicBool::new(false),
             progress: Display::new(is_terminal && !json),
-            stdout: Arc::new(Sink::new(streams.stdout)),
+            stdout: Arc::new(if json {
+                Sink::with_lines(streams.stdout)
+            } else {
+                Sink::new(streams.stdout)
+            }),
             stderr: Arc::new(Sink::new(streams.stderr)),
             terminal,
             signals: Signals::default(),

@@ -29,20 +29,21 @@ struct Saved {
     mode: Termios,
 }
 
-/// The terminal that stdin and stdout are connected to.
+/// The terminal that stdin is connected to.
 pub(super) struct ProcessTerminal {
     fd: Arc<OwnedFd>,
+    shows_output: bool,
     /// The size that the Sender knows.
     told: Mutex<TerminalSize>,
     listeners: Mutex<Option<[Signal; 2]>>,
 }
 
 impl ProcessTerminal {
-    /// The terminal of these two, if both are one.
+    /// The terminal of stdin, if it is one.
     pub(super) fn of(stdin: &Arc<OwnedFd>, stdout: &OwnedFd) -> Option<Self> {
-        let is_terminal = rustix::termios::isatty(stdin) && rustix::termios::isatty(stdout);
-        is_terminal.then(|| Self {
+        rustix::termios::isatty(stdin).then(|| Self {
             fd: Arc::clone(stdin),
+            shows_output: rustix::termios::isatty(stdout),
             told: Mutex::new(measure(stdin)),
             listeners: Mutex::new(None),
         })
@@ -85,6 +86,10 @@ fn listen() -> Option<[Signal; 2]> {
 impl Terminal for ProcessTerminal {
     fn raw(&self) -> io::Result<Box<dyn Send + Sync>> {
         Ok(Box::new(RawMode::enter(Arc::clone(&self.fd))?))
+    }
+
+    fn shows_output(&self) -> bool {
+        self.shows_output
     }
 
     fn size(&self) -> TerminalSize {

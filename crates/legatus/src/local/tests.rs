@@ -8,6 +8,7 @@ use std::thread;
 
 use bytes::Bytes;
 use legatus_core::limits;
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use super::*;
 
@@ -53,12 +54,11 @@ async fn a_writer_waits_while_nobody_reads_and_goes_on_when_somebody_does() {
     let piped = piped(false);
     let mut output = piped.local.output(Stream::Stdout);
     let chunk = Bytes::from(vec![7; limits::CHUNK_BYTES]);
-    // The pipe, the queue and the thread hold some; nothing else does.
+    // The pipe and a task hold some; nothing else does.
     let mut accepted = 0;
     while polled_once(output.write(chunk.clone())).is_ready() {
         accepted += 1;
-        assert!(accepted < 100, "nothing bounds the queue");
-        thread::yield_now();
+        assert!(accepted < 100, "nothing bounds what waits");
     }
     assert!(polled_once(output.flush()).is_pending());
     let reader = read_all(piped.stdout);
@@ -114,7 +114,7 @@ async fn output_that_was_lost_makes_a_success_a_failure_and_nothing_else() {
         let piped = piped(false);
         drop(piped.stderr);
         let mut output = piped.local.output(Stream::Stderr);
-        output.write(vec![0; 100_000].into()).await.unwrap();
+        output.write(vec![0; 100_000].into()).await.unwrap_err();
         let outcome = piped.local.finish(told.clone()).await;
         assert_eq!(outcome != told, is_changed, "{outcome:?}");
     }
@@ -192,6 +192,70 @@ async fn with_json_both_streams_and_records_are_lines_of_stdout() {
                     {\"stream\":\"stdout\",\"base64\":\"4g==\"}\n";
     assert_eq!(String::from_utf8(all).unwrap(), expected);
     assert!(read_all(piped.stderr).join().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn with_json_a_character_stays_whole_across_flushes() {
+    let piped = piped(true);
+    let mut stdout = piped.local.output(Stream::Stdout);
+    for part in [&b"\xe2\x82"[..], b"\xac", b"\xe2"] {
+        stdout.write(Bytes::from_static(part)).await.unwrap();
+        stdout.flush().await.unwrap();
+    }
+    drop((stdout, piped.local));
+    let all = read_all(piped.stdout).join().unwrap();
+    let expected = "{\"stream\":\"stdout\",\"data\":\"\u{20ac}\"}\n\
+                    {\"stream\":\"stdout\",\"base64\":\"4g==\"}\n";
+    assert_eq!(String::from_utf8(all).unwrap(), expected);
+}
+
+/// A machine whose stdin and stderr, and stdout if `shows`, are a terminal; with its other side.
+fn on_terminal(shows: bool) -> (ProcessLocal, File) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let terminal = ioctl_tiocgptpeer(&master, flags).unwrap();
+    let (_, pipe) = io::pipe().unwrap();
+    let streams = Streams {
+        stdin: terminal.try_clone().unwrap(),
+        stdout: if shows {
+            terminal.try_clone().unwrap()
+        } else {
+            pipe.into()
+        },
+        stderr: terminal,
+    };
+    (ProcessLocal::over(streams, false), master.into())
+}
+
+#[tokio::test]
+async fn a_terminal_that_takes_nothing_never_stops_the_thread() {
+    let (local, mut master) = on_terminal(true);
+    let mut output = local.output(Stream::Stdout);
+    let chunk = Bytes::from(vec![b'x'; 1000]);
+    let mut accepted = 0;
+    while polled_once(output.write(chunk.clone())).is_ready() {
+        accepted += 1;
+        assert!(accepted < 1000, "nothing bounds what waits");
+    }
+    let expected = accepted * chunk.len();
+    let reader = thread::spawn(move || {
+        let mut all = vec![0; expected];
+        master.read_exact(&mut all).unwrap();
+        (all, master)
+    });
+    output.flush().await.unwrap();
+    let (all, _master) = reader.join().unwrap();
+    assert!(all.iter().all(|byte| *byte == b'x'));
+}
+
+#[test]
+fn a_terminal_is_there_for_keys_even_if_stdout_is_none() {
+    for shows in [true, false] {
+        let (local, _master) = on_terminal(shows);
+        assert_eq!(local.terminal().unwrap().shows_output(), shows);
+    }
 }
 
 #[test]

@@ -109,6 +109,11 @@ impl Sender for Probe {
                     () = std::future::ready(()) => {}
                 }
             }
+            if way == "write" {
+                // As of a command that SIGPIPE ends.
+                stdout.write(Bytes::from_static(b"x")).await.ok();
+                return Ok(Outcome::Signal(13));
+            }
             let told = |error: std::io::Error| Fault::new(error.to_string());
             stdout
                 .write(Bytes::from_static(b"ready\n"))

@@ -208,3 +208,25 @@ fn what_the_commander_writes_by_hand_is_what_the_schema_says() {
         b"\x0a\x01x"
     );
 }
+
+#[tokio::test]
+async fn the_last_of_many_sizes_arrives_although_the_line_is_slow() {
+    let (user, hands) = User::new(true);
+    let (controls, mut received) = Control::queue();
+    let told = async {
+        for columns in 1..=100 {
+            let size = TerminalSize { columns, rows: 1 };
+            hands.sizes.send(size).await.unwrap();
+        }
+        tokio::task::yield_now().await;
+        while let Some(control) = received.receive().await {
+            if matches!(control, Control::Resize(size) if size.columns == 100) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = told => {}
+        never = crate::shell::sender::pass_sizes(Some(&user), &controls) => match never {},
+    }
+}
