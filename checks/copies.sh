@@ -82,8 +82,6 @@ make_odd_tree() {
     chmod 600 "$tree/private"
     echo shown >"$tree/read only"
     chmod 444 "$tree/read only"
-    echo setuid >"$tree/setuid"
-    chmod 4711 "$tree/setuid"
     mkdir "$tree/sticky" "$tree/closed"
     echo inside >"$tree/closed/file"
     chmod 1777 "$tree/sticky"

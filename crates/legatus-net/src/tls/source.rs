@@ -278,11 +278,19 @@ fn warn_of_validity(certificate: &CertificateDer<'_>, origin: &Origin) {
         return;
     };
     let now = Timestamp::now().as_second();
-    let not_after = certificate.validity().not_after.timestamp();
+    let validity = certificate.validity();
+    let not_before = validity.not_before.timestamp();
+    let not_after = validity.not_after.timestamp();
+    let day = |seconds| match Timestamp::from_second(seconds) {
+        Ok(moment) => moment.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        Err(_) => "a day beyond the calendar".to_owned(),
+    };
     if now > not_after {
-        tracing::warn!(certificate = %origin, "this certificate has expired; no one will accept it");
-    } else if now < certificate.validity().not_before.timestamp() {
-        tracing::warn!(certificate = %origin, "this certificate is not valid yet");
+        let expired = day(not_after);
+        tracing::warn!(certificate = %origin, %expired, "this certificate has expired; no one will accept it");
+    } else if now < not_before {
+        let begins = day(not_before);
+        tracing::warn!(certificate = %origin, %begins, "this certificate is not valid yet");
     } else if not_after - now < RENEWAL_SECONDS {
         let days = (not_after - now) / (24 * 60 * 60);
         tracing::warn!(certificate = %origin, days, "this certificate expires soon");

@@ -141,6 +141,7 @@ impl Handover {
             let status = child.wait()?;
             return Err(error).with_context(|| format!("the new process left with {status}"));
         }
+        tracing::info!(pid = child.id(), "a new process has taken over");
         let main_pid = sd_notify::NotifyState::MainPid(child.id());
         if let Err(error) = sd_notify::notify(&[main_pid]) {
             tracing::warn!(%error, "cannot tell systemd of the new process");
