@@ -50,7 +50,7 @@ check() {
     (
         pids=() mounts=() namespaces=()
         trap clean_up EXIT
-        trap 'echo "line $LINENO: failed: $BASH_COMMAND"' ERR
+        trap 'echo "line $LINENO: failed: $BASH_COMMAND" >&2' ERR
         set -eE
         "$@"
     ) >"$work/said" 2>&1

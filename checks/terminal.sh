@@ -97,7 +97,7 @@ vim_edits() {
     see '^> written in vim Ωé$'
     press Escape
     type_line ':wq'
-    see '^remote>'
+    see '^remote>$'
     same "the file" $'> written in vim Ωé\nsecond line' "$(<"$work/edited")"
 }
 
@@ -113,7 +113,7 @@ less_pages() {
     type_line '?line 500$'
     see '^line 500$'
     press q
-    see '^remote>'
+    see '^remote>$'
 }
 
 htop_shows() {
@@ -121,7 +121,7 @@ htop_shows() {
     type_line htop
     see 'Load average|Tasks:'
     press q
-    see '^remote>'
+    see '^remote>$'
 }
 
 tmux_in_tmux() {
@@ -133,7 +133,7 @@ tmux_in_tmux() {
     press C-b '"'
     see '─────'
     type_line 'tmux kill-server'
-    see '^remote>'
+    see '^remote>$'
 }
 
 resizes() {
@@ -149,7 +149,7 @@ resizes() {
     terminal resize-window -x 90 -y 20
     see '^20 90$'
     press C-c
-    see '^remote>'
+    see '^remote>$'
 }
 
 interrupt_key() {
@@ -176,7 +176,7 @@ all_keys() {
     press C-c C-d C-z C-s C-q C-\\ C-@ C-v Escape Up F5 BSpace Tab
     terminal send-keys -l 'Ω~.'
     press C-] C-^ C-_ M-x
-    see '^remote>'
+    see '^remote>$'
     # Nothing is a new line here, so that `~.` is no escape.
     same keys 03041a13111c00161b1b5b411b5b31357e7f09cea97e2e1d1e1f1b78 "$(tr -d '\n' <"$work/keys")"
 }
@@ -188,7 +188,7 @@ large_paste() {
     terminal load-buffer "$work/paste"
     terminal paste-buffer
     press C-d
-    see '^remote>'
+    see '^remote>$'
     cmp "$work/paste" "$work/pasted" || fail "another text arrives"
 }
 
