@@ -1,11 +1,11 @@
-"""Holds many idle connections to a Legatus server, as clients that have nothing to say at the moment.
+"""Holds many idle connections to a Legatus server, as clients with nothing to say do.
 
     hold.py ADDRESS PKI-FOLDER COUNT [--describe]
 
 Each connection is mutual TLS 1.3 with ALPN h2 and speaks HTTP/2 (RFC 9113): preface, SETTINGS, and
-answers to what a server asks of an idle client (SETTINGS, PING), so that no keep-alive ends it. With
---describe each makes one gRPC call first. Prints `holding N`, waits for the end of standard input, and
-then prints `lost N`: how many connections the server had closed meanwhile.
+answers to what a server asks of an idle client (SETTINGS, PING), so that no keep-alive ends it.
+With --describe each makes one gRPC call first. Prints `holding N`, waits for the end of standard
+input, and then prints `lost N`: how many connections the server had closed meanwhile.
 """
 
 import argparse
