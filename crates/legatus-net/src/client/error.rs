@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use legatus_core::Fault;
 use thiserror::Error;
@@ -64,9 +65,13 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// What a failed TCP connection means.
-    pub(super) fn dial(endpoint: &Endpoint, source: io::Error) -> Self {
+    pub(super) fn dial(endpoint: &Endpoint, source: io::Error, timeout: Duration) -> Self {
         let endpoint = endpoint.to_string();
         match source.kind() {
+            io::ErrorKind::TimedOut => Self::TimedOut {
+                endpoint,
+                seconds: timeout.as_secs_f64(),
+            },
             io::ErrorKind::ConnectionRefused => Self::Refused { endpoint },
             _ => Self::Unreachable { endpoint, source },
         }

@@ -233,5 +233,5 @@ async fn dial(endpoint: &Endpoint, timeout: Duration) -> Result<TcpStream, Conne
             Err(error) => last = error,
         }
     }
-    Err(ConnectError::dial(endpoint, last))
+    Err(ConnectError::dial(endpoint, last, timeout))
 }
