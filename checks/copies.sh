@@ -109,6 +109,8 @@ onto_an_older_copy() {
     find "$folder/tree" -name '*.time' -delete
     quiet_copy "$folder/tree/" "$host:$folder/up"
     quiet_copy "$host:$folder/tree/" "$folder/down"
+    # A folder that was there before keeps its own time.
+    touch -r "$folder/tree" "$folder/up" "$folder/down"
     identical "$folder/tree" "$folder/up"
     identical "$folder/tree" "$folder/down"
 }

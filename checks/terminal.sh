@@ -293,7 +293,9 @@ closed_terminal_ends_the_tree() {
     await 10 "three processes run" eval '(($(wc -l <"$work/jobs") >= 3))'
     terminal kill-server
     local process
-    while read -r process; do await 15 "process $process ends with the terminal" gone "$process"; done <"$work/jobs"
+    while read -r process; do
+        await 15 "process $process ($(ps -o args= -p "$process")) ends with the terminal" gone "$process"
+    done <"$work/jobs"
 }
 
 without_a_terminal() {

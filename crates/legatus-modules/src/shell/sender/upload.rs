@@ -63,7 +63,11 @@ async fn try_upload(upload: Upload<'_>) -> Result<(), Stop> {
     }
     if let Some(stdin) = local.stdin() {
         if keys {
+            // In raw mode even Ctrl-D is a key: the end means that the terminal itself has gone.
+            // Told as the end of input it would make the shell there leave in good order, and its
+            // jobs stay behind.
             send_keys(stdin, &sink, local).await?;
+            return Err(Stop::Leave);
         } else {
             send_stream(stdin, &sink, local).await?;
         }
