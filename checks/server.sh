@@ -146,8 +146,9 @@ END
     for _ in {1..30}; do legatus shell "$host" -- echo alive >"$out"; done
     await 5 "31 ends are written" eval '(($(grep -c "\"event\":\"end\"" "$state/audit.jsonl") == 31))'
     # `started` with a process id, and the line in a message.
-    same "amounts of bytes that 30 equal calls sent, too small" "" \
-        "$(grep alive "$state/audit.jsonl" | grep -Eo '"bytes_sent":([0-9]|1[01]),' | tr '\n' ' ' || true)"
+    local short
+    short=$({ grep alive "$state/audit.jsonl" | grep -Ec '"bytes_sent":([0-9]|1[01]),'; } || true)
+    same "how many of 30 equal calls sent too few bytes" 0 "$short"
     # Rotation.
     mv "$state/audit.jsonl" "$state/audit.old"
     kill -HUP "$server_pid"
