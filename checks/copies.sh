@@ -249,6 +249,17 @@ modes_are_octal() {
     same mode 600 "$(stat -c %a "$folder/down")"
 }
 
+# Whoever may write a file somewhere must not thereby lend the rights of the server's user.
+special_rights_stay_behind() {
+    new_folder
+    echo 1 >"$folder/file"
+    chmod 6755 "$folder/file"
+    quiet_copy "$folder/file" "$host:$folder/up"
+    same mode 755 "$(stat -c %a "$folder/up")"
+    quiet_copy "$host:$folder/file" "$folder/down"
+    same mode 755 "$(stat -c %a "$folder/down")"
+}
+
 verified_on_disk() {
     new_folder
     head -c 20M /dev/urandom >"$folder/file"
@@ -499,6 +510,7 @@ check "a source that is missing is told, the others are copied" missing_sources
 check "odd paths can be said on the command line" awkward_command_lines
 check "--mkdir makes folders with parents" folders_are_made
 check "--mode is octal and overrides" modes_are_octal
+check "copies have no setuid and setgid bits" special_rights_stay_behind
 check "--verify-disk and --no-fsync copy as well" verified_on_disk
 check "a full disk is told and leaves nothing half" full_disk
 check "permission denied is told" permission_denied
