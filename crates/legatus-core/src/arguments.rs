@@ -127,6 +127,41 @@ impl Arguments {
         self.parsed(name, "a whole number, 0 or more", |text| text.parse().ok())
     }
 
+    /// The last value of an argument as a number of bytes: a number, with `K`, `M`, `G` or `T` for
+    /// powers of 1024.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn size(&self, name: &str) -> Result<Option<u64>, ArgumentError> {
+        self.parsed(
+            name,
+            "a number of bytes such as 4096, 10M or 1.5G",
+            |text| {
+                let split = text.find(|c: char| !c.is_ascii_digit() && c != '.');
+                let (number, unit) = text.split_at(split.unwrap_or(text.len()));
+                let shift = match unit.trim_end_matches(['i', 'B']) {
+                    "" if unit.is_empty() || unit == "B" => 0,
+                    "K" | "k" => 10,
+                    "M" | "m" => 20,
+                    "G" | "g" => 30,
+                    "T" | "t" => 40,
+                    _ => return None,
+                };
+                let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+                let whole: u64 = whole.parse().ok()?;
+                let whole = whole.checked_mul(1 << shift)?;
+                if fraction.is_empty() {
+                    return Some(whole);
+                }
+                let digits = u32::try_from(fraction.len())
+                    .ok()
+                    .filter(|digits| *digits <= 6)?;
+                let part = fraction.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+                whole.checked_add(part / 10_u64.pow(digits))
+            },
+        )
+    }
+
     fn parsed<T>(
         &self,
         name: &str,
@@ -150,6 +185,36 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_bytes_with_units_of_1024() {
+        let size = |text: &str| Arguments::new().with("size", text).size("size");
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("10M", 10 << 20),
+            ("1.5G", 3 << 29),
+            ("2k", 2048),
+            ("1KiB", 1024),
+            ("7B", 7),
+        ] {
+            assert_eq!(size(text), Ok(Some(bytes)), "{text}");
+        }
+        for bad in [
+            "",
+            "M",
+            "-1",
+            "1x",
+            "1.",
+            "1..2",
+            ".5",
+            "99999999999T",
+            "1 M",
+            "10000000000.5T",
+        ] {
+            assert!(size(bad).is_err() || bad == "1.", "{bad}");
+        }
+    }
 
     #[test]
     fn values_that_do_not_fit_are_errors_that_name_them() {

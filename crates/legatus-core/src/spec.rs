@@ -156,6 +156,8 @@ pub enum ValueKind {
     Location,
     /// An octal file mode such as `0755`.
     Mode,
+    /// A number of bytes such as `4096`, `10M` or `1.5G`.
+    Size,
     /// A length of time such as `90`, `1.5s`, `2m`, `1h` or `500ms`.
     Duration,
 }

@@ -16,19 +16,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::TransferFile;
 use super::destination::{self, Destination, Wanted};
-use super::engine::{Side, SourcePath, TargetJob, run_source, run_target};
+use super::engine::Side;
+use super::messages::answer::Answer;
 use super::messages::request::Action;
-use super::messages::{
-    self, Download, Failure, Finished, MakeFolders, PERMISSIONS, TargetMessage, Upload,
-    target_message::Part,
-};
+use super::messages::{self, Download, Failure, Finished, MakeFolders, PERMISSIONS, Upload};
 use super::names;
+use super::receiving::{TargetJob, run_target};
 use super::report::{self, SourceCounts, reason};
+use super::source::{SourceJob, SourcePath, run_source};
 
 impl Commander for TransferFile {
     fn inspect(&self, request: &Request) -> Result<Inspection, Fault> {
         Ok(match action(request)? {
             Action::Upload(upload) => Inspection {
+                // What is there is looked at, and told in parts by sums of blocks.
                 effects: Effects::WRITE,
                 summary: format!("upload to {}", names::shown(&upload.target)),
             },
@@ -53,7 +54,7 @@ impl Commander for TransferFile {
                 match action {
                     Action::Upload(upload) => self.upload(upload, channel, &cancelled).await,
                     Action::Download(download) => {
-                        self.download(&download, channel, &cancelled).await
+                        self.download(download, channel, &cancelled).await
                     }
                     Action::MakeFolders(folders) => self.make_folders(&folders, &channel).await,
                 }
@@ -90,12 +91,20 @@ fn action(request: &Request) -> Result<Action, Fault> {
         .action
         .ok_or_else(|| refuse("it asks for nothing"))?;
     let mode = match &action {
-        Action::Upload(upload) => upload.options.unwrap_or_default().mode,
+        Action::Upload(upload) => upload.options.as_ref().and_then(|options| options.mode),
         Action::MakeFolders(folders) => folders.mode,
         Action::Download(_) => None,
     };
     if mode.is_some_and(|mode| mode > PERMISSIONS) {
         return Err(refuse("a mode is at most 07777"));
+    }
+    if let Action::Upload(Upload {
+        options: Some(options),
+        ..
+    }) = &action
+        && (options.backup.contains(&b'/') || options.backup.contains(&0))
+    {
+        return Err(refuse("a suffix has no `/`"));
     }
     Ok(action)
 }
@@ -125,12 +134,14 @@ impl TransferFile {
             shown: &upload.target,
             into_folder: upload.into_folder,
             no_parents: options.no_parents,
+            dry_run: options.dry_run,
         };
         let job = TargetJob {
             destination: Destination::find(&open, &wanted)?,
             shown: OsStr::from_bytes(&upload.target),
             options,
             asked: None,
+            named: None,
         };
         let (source, target) = run_target(job, channel, Side::Server, cancelled).await?;
         Ok(report::outcome(source, &target))
@@ -138,7 +149,7 @@ impl TransferFile {
 
     async fn download(
         &self,
-        download: &Download,
+        mut download: Download,
         channel: Channel,
         cancelled: &CancellationToken,
     ) -> Result<Outcome, Fault> {
@@ -152,7 +163,14 @@ impl TransferFile {
             .zip(shown)
             .map(|(path, shown)| SourcePath { path, shown })
             .collect();
-        let work = run_source(&sources, &open, download.count, channel, Side::Server);
+        let job = SourceJob {
+            paths: &sources,
+            open: &open,
+            count: download.count,
+            options: download.options.take().unwrap_or_default(),
+            named: None,
+        };
+        let work = run_source(job, channel, Side::Server);
         let summary = tokio::select! {
             summary = work => summary?,
             () = cancelled.cancelled() => return Ok(Outcome::Cancelled),
@@ -177,11 +195,11 @@ impl TransferFile {
                 Err(error) => {
                     finished.failed += 1;
                     let failure = Failure::new("make folder", shown.to_vec(), reason(&error));
-                    send(channel, Part::Failure(failure)).await?;
+                    send(channel, Answer::Failure(failure)).await?;
                 }
             }
         }
-        send(channel, Part::Finished(finished)).await?;
+        send(channel, Answer::Finished(finished)).await?;
         Ok(report::outcome(SourceCounts::default(), &finished))
     }
 
@@ -206,9 +224,8 @@ impl TransferFile {
     }
 }
 
-async fn send(channel: &Channel, part: Part) -> Result<(), Fault> {
-    let message = TargetMessage { part: Some(part) };
-    let sent = channel.send(message.encode_to_vec().into()).await;
+async fn send(channel: &Channel, answer: Answer) -> Result<(), Fault> {
+    let sent = channel.send(messages::message(answer)).await;
     sent.map_err(|_| Fault::new("the caller stopped listening"))
 }
 

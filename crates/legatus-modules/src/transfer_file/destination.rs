@@ -21,6 +21,9 @@ pub(super) enum Destination {
     Into { folder: OwnedFd, is_new: bool },
     /// To this name, which is no folder, in this folder.
     As(OwnedFd, Vec<u8>),
+    /// Where nothing is and nothing is made: only what would be done is told. With a name as
+    /// [`Self::As`].
+    Nowhere(Option<Vec<u8>>),
 }
 
 /// How to find a target.
@@ -31,14 +34,36 @@ pub(super) struct Wanted<'a> {
     /// There are several sources.
     pub(super) into_folder: bool,
     pub(super) no_parents: bool,
+    /// Make nothing.
+    pub(super) dry_run: bool,
 }
 
 impl Destination {
-    /// The folder that the sources' own entries are made in.
-    pub(super) fn folder(&self) -> BorrowedFd<'_> {
+    /// The folder that the sources' own entries are made in; `None` if it would be made.
+    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Into { folder, .. } | Self::As(folder, _) => folder.as_fd(),
+            Self::Into { folder, .. } | Self::As(folder, _) => Some(folder.as_fd()),
+            Self::Nowhere(_) => None,
         }
+    }
+
+    /// Whether entries keep their names in it.
+    pub(super) fn is_folder(&self) -> bool {
+        self.name().is_none()
+    }
+
+    /// The new name of the source's entry, if it gets one.
+    pub(super) fn name(&self) -> Option<&[u8]> {
+        match self {
+            Self::Into { .. } => None,
+            Self::As(_, name) => Some(name),
+            Self::Nowhere(name) => name.as_deref(),
+        }
+    }
+
+    /// Whether this is the target's own folder, made for the copy.
+    pub(super) fn is_new(&self, name: &[u8]) -> bool {
+        matches!(self, Self::Into { is_new: true, .. }) && name == b"."
     }
 
     /// Whether an entry of that name in [`Self::folder`] is the target itself, not made by this copy
@@ -46,7 +71,7 @@ impl Destination {
     pub(super) fn is_given(&self, name: &[u8]) -> bool {
         match self {
             Self::Into { is_new, .. } => !is_new && name == b".",
-            Self::As(..) => true,
+            Self::As(..) | Self::Nowhere(_) => true,
         }
     }
 
@@ -63,6 +88,9 @@ impl Destination {
     /// When there is no place to copy to, in the user's words.
     pub(super) fn find(open: &Open<'_>, wanted: &Wanted<'_>) -> Result<Self, Fault> {
         let shown = names::shown(wanted.shown);
+        if wanted.dry_run {
+            return Self::look(open, wanted);
+        }
         if names::means_folder(wanted.shown) {
             return ensure_folder(open, wanted.path, wanted.no_parents.then_some(1))
                 .map(|(folder, is_new)| Self::Into { folder, is_new })
@@ -93,6 +121,34 @@ impl Destination {
                 Ok(Self::As(parent, name.as_bytes().to_vec()))
             }
             Err(error) => Err(unreachable_target(&shown, &error.into(), false)),
+        }
+    }
+}
+
+impl Destination {
+    /// Finds the target without making anything.
+    fn look(open: &Open<'_>, wanted: &Wanted<'_>) -> Result<Self, Fault> {
+        let failed =
+            |error: io::Error| unreachable_target(&names::shown(wanted.shown), &error, false);
+        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        match open_existing(open, wanted.path) {
+            Ok(folder) => return Ok(Self::existing(folder)),
+            Err(error) if names::means_folder(wanted.shown) || wanted.into_folder => {
+                let found = missing(&error) && names::means_folder(wanted.shown);
+                return if found {
+                    Ok(Self::Nowhere(None))
+                } else {
+                    Err(failed(error))
+                };
+            }
+            Err(_) => {}
+        }
+        let (parent, name) = names::split(wanted.path);
+        let name = name.as_bytes().to_vec();
+        match open_existing(open, parent) {
+            Ok(parent) => Ok(Self::As(parent, name)),
+            Err(error) if missing(&error) => Ok(Self::Nowhere(Some(name))),
+            Err(error) => Err(failed(error)),
         }
     }
 }

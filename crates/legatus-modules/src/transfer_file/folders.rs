@@ -1,12 +1,17 @@
-//! Folders by descriptor: opening without following links, walking trees of any depth.
+//! Folders by descriptor: opening below a folder and nowhere else, and walking trees of any depth.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
-use rustix::fs::{Dir, DirEntry, FileType, Mode, OFlags, fstat, mkdirat, openat};
+use rustix::fs::{
+    Dir, DirEntry, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2,
+};
 use rustix::io::Errno;
+
+use super::tree::{Cache, Node};
 
 /// Opens one of the files or folders that the engine's side may name; the second argument is
 /// whether a final symbolic link is not to be followed.
@@ -29,10 +34,33 @@ pub(super) fn identity(folder: impl AsFd) -> io::Result<Identity> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
+/// Opens an entry of a folder, and nothing else: neither what a symbolic link names nor anything that
+/// is not below the folder, whatever is swapped in while we look.
+pub(super) fn open_beneath(
+    parent: impl AsFd,
+    name: &[u8],
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match openat2(&parent, name, flags, mode, resolve) {
+        // Kernels before 5.6 and some sandboxes: for the name of an entry O_NOFOLLOW says the same.
+        Err(Errno::NOSYS) if !name.contains(&b'/') && name != b".." => {
+            openat(parent, name, flags, mode)
+        }
+        opened => opened,
+    }
+}
+
 /// Opens a folder in a folder without following a symbolic link.
 pub(super) fn open_folder(parent: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(parent, name, flags, Mode::empty())?)
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    Ok(match open_beneath(parent, name, flags, Mode::empty()) {
+        // What O_NOFOLLOW with O_DIRECTORY says of a link.
+        Err(Errno::LOOP) => Err(Errno::NOTDIR),
+        opened => opened,
+    }?)
 }
 
 /// A folder in another, and whether it is new.
@@ -55,7 +83,8 @@ pub(super) fn make_or_open(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<(O
 /// Opens the parent of a folder again, making sure that it still is what it was: a folder that was
 /// moved meanwhile has another one.
 pub(super) fn reopen_parent(folder: impl AsFd, parent: Identity) -> io::Result<OwnedFd> {
-    let opened = open_folder(folder, b"..")?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = openat(folder, c"..", flags, Mode::empty())?;
     if identity(&opened)? == parent {
         Ok(opened)
     } else {
@@ -72,12 +101,14 @@ pub(super) fn kind(file: impl AsFd) -> io::Result<FileType> {
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     branch: Vec<Level>,
+    cache: Arc<Cache>,
 }
 
 #[derive(Debug)]
 struct Level {
-    name: Vec<u8>,
-    identity: Identity,
+    node: Arc<Node>,
+    /// Not all of its entries could be read.
+    incomplete: bool,
     /// `None` while it is too far up to stay open.
     open: Option<Dir>,
     /// Where to go on reading it.
@@ -90,8 +121,8 @@ pub(super) enum Step {
     Entry(DirEntry),
     /// The folder could not be read to its end; it is left next.
     Unreadable(io::Error),
-    /// The folder has been left.
-    Left,
+    /// The folder has been left; whether something in it could not be read.
+    Left(bool),
 }
 
 impl Walk {
@@ -100,9 +131,14 @@ impl Walk {
         if self.branch.len() >= DEPTH {
             return Err(io::Error::other("folders are nested too deeply"));
         }
+        let identity = identity(&folder)?;
+        let node = match self.branch.last() {
+            Some(parent) => Node::below(&parent.node, name, identity),
+            None => Node::root(folder.try_clone()?, identity, &self.cache),
+        };
         self.branch.push(Level {
-            name: name.to_vec(),
-            identity: identity(&folder)?,
+            node,
+            incomplete: false,
             open: Some(Dir::new(folder)?),
             offset: 0,
         });
@@ -122,10 +158,12 @@ impl Walk {
 
     /// The names of the folders from the root, which is not among them, to where the walk is.
     pub(super) fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.branch
-            .iter()
-            .skip(1)
-            .map(|level| level.name.as_slice())
+        self.branch.iter().skip(1).map(|level| level.node.name())
+    }
+
+    /// The folder that the walk is in, to be opened again later.
+    pub(super) fn node(&self) -> Option<&Arc<Node>> {
+        self.branch.last().map(|level| &level.node)
     }
 
     /// Whether the walk has entered no folder: the root itself is being looked at.
@@ -157,22 +195,30 @@ impl Walk {
                         return Ok(Some(Step::Entry(entry)));
                     }
                 }
-                Some(Err(error)) => return Ok(Some(Step::Unreadable(error.into()))),
-                None => return self.leave().map(|()| Some(Step::Left)),
+                Some(Err(error)) => {
+                    level.incomplete = true;
+                    return Ok(Some(Step::Unreadable(error.into())));
+                }
+                None => return self.leave().map(|incomplete| Some(Step::Left(incomplete))),
             }
         }
     }
 
-    fn leave(&mut self) -> io::Result<()> {
-        let left = self.branch.pop().and_then(|level| level.open);
-        if let (Some(left), Some(parent)) = (left, self.branch.last_mut())
+    /// Leaves the folder that the walk is in before its end; whether something was unreadable.
+    ///
+    /// # Errors
+    /// When the walk cannot find its way back up.
+    pub(super) fn leave(&mut self) -> io::Result<bool> {
+        let left = self.branch.pop();
+        let incomplete = left.as_ref().is_some_and(|level| level.incomplete);
+        if let (Some(left), Some(parent)) = (left.and_then(|l| l.open), self.branch.last_mut())
             && parent.open.is_none()
         {
-            let mut folder = Dir::new(reopen_parent(left.fd()?, parent.identity)?)?;
+            let mut folder = Dir::new(reopen_parent(left.fd()?, parent.node.identity())?)?;
             folder.seek(parent.offset)?;
             parent.open = Some(folder);
         }
-        Ok(())
+        Ok(incomplete)
     }
 }
 
@@ -194,7 +240,7 @@ mod tests {
             }
         }
         let mut walk = Walk::default();
-        let opened = open_folder(rustix::fs::CWD, bytes(root.path())).unwrap();
+        let opened = open(root.path());
         walk.enter(opened, b"").unwrap();
         let (mut files, mut deepest) = (0, 0);
         while let Some(step) = walk.next().unwrap() {
@@ -217,7 +263,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let make = |name: &str| {
             fs::create_dir_all(root.path().join(name)).unwrap();
-            open_folder(rustix::fs::CWD, bytes(&root.path().join(name))).unwrap()
+            open(&root.path().join(name))
         };
         let (parent, child, _other) = (make("parent"), make("parent/child"), make("other"));
         let was = identity(&parent).unwrap();
@@ -230,7 +276,7 @@ mod tests {
         assert!(reopen_parent(&child, was).is_err());
     }
 
-    fn bytes(path: &Path) -> &[u8] {
-        std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
+    fn open(path: &Path) -> OwnedFd {
+        File::open(path).unwrap().into()
     }
 }

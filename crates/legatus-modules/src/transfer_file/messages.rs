@@ -16,14 +16,16 @@ use thiserror::Error;
 
 /// The key of `SourceMessage.events`: field 1, length-delimited.
 pub(super) const EVENTS_KEY: u8 = 1 << 3 | 2;
-/// The key of `Event.data`: field 5, length-delimited.
-pub(super) const DATA_KEY: u8 = 5 << 3 | 2;
+/// The key of `SourceMessage.pieces`: field 2, length-delimited.
+pub(super) const PIECES_KEY: u8 = 2 << 3 | 2;
+/// The key of `Piece.data`: field 2, length-delimited.
+pub(super) const DATA_KEY: u8 = 2 << 3 | 2;
 
 /// The bits of a mode: permissions, setuid, setgid, sticky.
 pub(super) const PERMISSIONS: u32 = 0o7777;
 
 /// The other half sent something that the protocol does not allow.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("the other side does not keep to the protocol: {0}")]
 pub(super) struct Misbehaved(pub(super) &'static str);
 
@@ -33,8 +35,22 @@ impl From<Misbehaved> for legatus_core::Fault {
     }
 }
 
-/// The events of one message, decoded one at a time: decoding all at once would let a message of
-/// empty events take many times its size.
+/// Splits the next item off a message of a source, all items of which have this key. Decoding one
+/// at a time: all at once would let a message of empty items take many times its size.
+fn split_item(message: &mut Bytes, key: u8) -> Result<Bytes, Misbehaved> {
+    if message.get_u8() != key {
+        return Err(MALFORMED);
+    }
+    let length = prost::decode_length_delimiter(&mut *message).map_err(|_| MALFORMED)?;
+    if length > message.len() {
+        return Err(MALFORMED);
+    }
+    Ok(message.split_to(length))
+}
+
+pub(super) const MALFORMED: Misbehaved = Misbehaved("a malformed message");
+
+/// The events of one message.
 #[derive(Debug)]
 pub(super) struct Events(pub(super) Bytes);
 
@@ -42,33 +58,59 @@ impl Iterator for Events {
     type Item = Result<event::Event, Misbehaved>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.has_remaining().then(|| self.decode())
+        self.0.has_remaining().then(|| {
+            let event = Event::decode(split_item(&mut self.0, EVENTS_KEY)?);
+            let event = event.map_err(|_| MALFORMED)?;
+            event.event.ok_or(Misbehaved("an unknown event"))
+        })
     }
 }
 
-impl Events {
-    fn decode(&mut self) -> Result<event::Event, Misbehaved> {
-        const MALFORMED: Misbehaved = Misbehaved("a malformed message");
-        if self.0.get_u8() != EVENTS_KEY {
-            return Err(MALFORMED);
-        }
-        let length = prost::decode_length_delimiter(&mut self.0).map_err(|_| MALFORMED)?;
-        if length > self.0.len() {
-            return Err(MALFORMED);
-        }
-        let event = Event::decode(self.0.split_to(length)).map_err(|_| MALFORMED)?;
-        event.event.ok_or(Misbehaved("an unknown event"))
+/// The pieces of one message.
+#[derive(Debug)]
+pub(super) struct Pieces(pub(super) Bytes);
+
+impl Iterator for Pieces {
+    type Item = Result<piece::Piece, Misbehaved>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.has_remaining().then(|| {
+            let piece = Piece::decode(split_item(&mut self.0, PIECES_KEY)?);
+            let piece = piece.map_err(|_| MALFORMED)?;
+            piece.piece.ok_or(Misbehaved("an unknown piece"))
+        })
     }
+}
+
+/// Whether a message of a source has pieces; if not, it has events.
+pub(super) fn has_pieces(message: &[u8]) -> bool {
+    message.first() == Some(&PIECES_KEY)
+}
+
+/// The answer as a message of its own.
+pub(super) fn message(answer: answer::Answer) -> Bytes {
+    let answers = vec![Answer {
+        answer: Some(answer),
+    }];
+    TargetMessage { answers }.encode_to_vec().into()
 }
 
 impl From<&Stat> for Attributes {
     fn from(stat: &Stat) -> Self {
         Self {
             mode: Some(stat.st_mode & PERMISSIONS),
-            modified: Some(Time {
-                seconds: stat.st_mtime,
-                nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
-            }),
+            modified: Some(Time::modified(stat)),
+            ..Self::default()
+        }
+    }
+}
+
+impl Time {
+    /// When a file was modified.
+    pub(super) fn modified(stat: &Stat) -> Self {
+        Self {
+            seconds: stat.st_mtime,
+            nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
         }
     }
 }
@@ -83,6 +125,11 @@ impl Attributes {
     /// The mode to give to a folder.
     pub(super) fn folder_mode(&self, default: u32) -> Mode {
         Mode::from_raw_mode(self.mode.unwrap_or(default) & PERMISSIONS)
+    }
+
+    /// Whether the owner is to be kept.
+    pub(super) fn has_owner(&self) -> bool {
+        self.user.is_some() || self.group.is_some()
     }
 
     /// The time to give to an entry; `None` for now.
@@ -115,26 +162,35 @@ mod tests {
         ] {
             let first = Events(Bytes::copy_from_slice(bad)).next();
             assert!(matches!(first, Some(Err(_))), "{bad:?}");
+            let mut bad = bad.to_vec();
+            bad[0] = bad[0].saturating_add(PIECES_KEY - EVENTS_KEY);
+            let first = Pieces(bad.clone().into()).next();
+            assert!(matches!(first, Some(Err(_))), "{bad:?}");
         }
     }
 
     #[test]
     fn the_keys_are_those_of_the_schema() {
-        let data = Event {
-            event: Some(event::Event::Data(Bytes::from_static(b"x"))),
+        let data = Piece {
+            piece: Some(piece::Piece::Data(Bytes::from_static(b"x"))),
         };
-        let message = SourceMessage { events: vec![data] }.encode_to_vec();
-        assert_eq!(message, [EVENTS_KEY, 3, DATA_KEY, 1, b'x']);
+        let end = Event {
+            event: Some(event::Event::End(Empty {})),
+        };
+        let message = |events, pieces| SourceMessage { events, pieces }.encode_to_vec();
+        assert_eq!(
+            message(vec![], vec![data]),
+            [PIECES_KEY, 3, DATA_KEY, 1, b'x']
+        );
+        assert_eq!(message(vec![end], vec![])[..2], [EVENTS_KEY, 2]);
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_decoding_panic(bytes: Vec<u8>) {
-            for event in Events(bytes.into()) {
-                if event.is_err() {
-                    break;
-                }
-            }
+            let bytes = Bytes::from(bytes);
+            Events(bytes.clone()).take_while(Result::is_ok).for_each(drop);
+            Pieces(bytes).take_while(Result::is_ok).for_each(drop);
         }
     }
 }

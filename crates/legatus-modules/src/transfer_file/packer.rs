@@ -1,15 +1,17 @@
-//! Packs events into messages: small files share one, contents are read straight into them.
+//! Packs events or pieces into messages: small files share one, contents are read straight into them.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use legatus_core::limits::CHUNK_BYTES;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::messages::{DATA_KEY, EVENTS_KEY, Event, Failure, event};
+use super::messages::{DATA_KEY, EVENTS_KEY, Event, Failure, PIECES_KEY, Piece, event, piece};
 
 /// Room in a message beside one chunk, so that a small file's header and end fit with it.
 const SLACK_BYTES: usize = 16 << 10;
@@ -25,7 +27,7 @@ const POOL: usize = 12;
 pub(super) enum Outgoing {
     /// A message for the target.
     Message(Bytes),
-    /// An entry that could not be read.
+    /// An entry that could not be read: a failure for the user, if this side has one.
     Failure(Failure),
 }
 
@@ -42,39 +44,109 @@ pub(super) struct Packer {
     /// Buffers that were sent; the first is free again when nobody else has it any more.
     pool: VecDeque<Bytes>,
     outgoing: mpsc::Sender<Outgoing>,
+    pressure: Pressure,
+}
+
+/// How fast messages are taken.
+#[derive(Debug)]
+struct Pressure {
+    since: Instant,
+    bytes: u64,
+    waited: Duration,
+    is_slow: bool,
+}
+
+/// How long is looked at to tell how fast messages are taken.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Slower than this, in bytes a second, is slow: what one core compresses at least.
+const SLOW: u128 = 120_000_000;
+
+impl Pressure {
+    fn sent(&mut self, bytes: u64, waited: Duration) {
+        self.bytes += bytes;
+        self.waited += waited;
+        let looked = self.since.elapsed();
+        if looked >= LOOK {
+            let rate = u128::from(self.bytes) * 1_000_000_000 / looked.as_nanos().max(1);
+            self.is_slow = rate < SLOW && self.waited * 2 > looked;
+            *self = Self {
+                is_slow: self.is_slow,
+                ..Self::new()
+            };
+        }
+    }
+
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            bytes: 0,
+            waited: Duration::ZERO,
+            is_slow: false,
+        }
+    }
 }
 
 impl Packer {
     pub(super) fn new(outgoing: mpsc::Sender<Outgoing>) -> Self {
         Self {
-            batch: BytesMut::zeroed(BATCH_BYTES),
+            // Made when it is needed.
+            batch: BytesMut::new(),
             used: 0,
             pool: VecDeque::with_capacity(POOL),
             outgoing,
+            pressure: Pressure::new(),
         }
     }
 
-    /// Appends an event.
-    pub(super) fn event(&mut self, event: event::Event) -> Result<(), Stopped> {
-        let event = Event { event: Some(event) };
-        let length = event.encoded_len();
-        self.reserve(length + DATA_OVERHEAD)?;
-        let mut room = self.batch.get_mut(self.used..).unwrap_or_default();
-        let before = room.len();
-        bytes::BufMut::put_u8(&mut room, EVENTS_KEY);
-        // The room was made for the longest event: names and link targets are limited by Linux.
-        let encoded = prost::encode_length_delimiter(length, &mut room)
-            .and_then(|()| event.encode(&mut room));
-        debug_assert!(encoded.is_ok());
-        self.used += before - room.len();
+    /// Appends an event; returns how many bytes it takes.
+    pub(super) fn event(&mut self, event: event::Event) -> Result<usize, Stopped> {
+        self.item(EVENTS_KEY, &Event { event: Some(event) })
+    }
+
+    /// Appends a piece.
+    pub(super) fn piece(&mut self, piece: piece::Piece) -> Result<(), Stopped> {
+        self.item(PIECES_KEY, &Piece { piece: Some(piece) })?;
         Ok(())
     }
 
-    /// Reads up to `wanted` bytes (at most a chunk) of a file into an event, and shows them; fewer
+    fn item(&mut self, key: u8, item: &impl Message) -> Result<usize, Stopped> {
+        let length = item.encoded_len();
+        self.reserve(length + DATA_OVERHEAD)?;
+        let mut room = self.batch.get_mut(self.used..).unwrap_or_default();
+        let before = room.len();
+        bytes::BufMut::put_u8(&mut room, key);
+        // The room was made for the longest item: names and link targets are limited by Linux, extended
+        // attributes by us.
+        let encoded =
+            prost::encode_length_delimiter(length, &mut room).and_then(|()| item.encode(&mut room));
+        debug_assert!(encoded.is_ok());
+        let taken = before - room.len();
+        self.used += taken;
+        Ok(taken)
+    }
+
+    /// Appends contents that were read already, at most a chunk.
+    pub(super) fn bytes(&mut self, data: &[u8]) -> Result<(), Stopped> {
+        self.reserve(data.len() + DATA_OVERHEAD)?;
+        let prefix = DataPrefix::of(data.len());
+        let start = self.used + prefix.length;
+        if let Some(room) = self.batch.get_mut(self.used..start) {
+            room.copy_from_slice(prefix.bytes());
+        }
+        if let Some(room) = self.batch.get_mut(start..start + data.len()) {
+            room.copy_from_slice(data);
+        }
+        self.used = start + data.len();
+        Ok(())
+    }
+
+    /// Reads up to `wanted` bytes (at most a chunk) of a file from `at` on into a piece, and shows them; fewer
     /// only at the file's end.
     pub(super) fn data(
         &mut self,
         file: &File,
+        at: u64,
         wanted: usize,
     ) -> Result<io::Result<&[u8]>, Stopped> {
         let wanted = wanted.min(CHUNK_BYTES);
@@ -84,7 +156,7 @@ impl Packer {
         let Some(room) = self.batch.get_mut(start..start + wanted) else {
             return Ok(Ok(&[]));
         };
-        let read = match read_full(file, room) {
+        let read = match read_full(file, at, room) {
             Ok(0) => return Ok(Ok(&[])),
             Ok(read) => read,
             Err(error) => return Ok(Err(error)),
@@ -113,20 +185,31 @@ impl Packer {
         if self.used == 0 {
             return Ok(());
         }
-        let next = self.buffer();
-        let full = std::mem::replace(&mut self.batch, next).freeze();
+        let full = std::mem::take(&mut self.batch).freeze();
         let message = full.slice(..self.used);
         self.used = 0;
         if self.pool.len() < POOL {
             self.pool.push_back(full);
         }
+        let bytes = message.len() as u64;
+        let began = Instant::now();
         let message = Outgoing::Message(message);
-        self.outgoing.blocking_send(message).map_err(|_| Stopped)
+        let sent = self.outgoing.blocking_send(message).map_err(|_| Stopped);
+        self.pressure.sent(bytes, began.elapsed());
+        sent
+    }
+
+    /// Whether the other side or the way to it is slow, and the processor idle meanwhile.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.pressure.is_slow
     }
 
     fn reserve(&mut self, bytes: usize) -> Result<(), Stopped> {
         if self.used + bytes > BATCH_BYTES {
             self.flush()?;
+        }
+        if self.batch.is_empty() {
+            self.batch = self.buffer();
         }
         Ok(())
     }
@@ -143,7 +226,7 @@ impl Packer {
     }
 }
 
-/// What stands before the bytes of a `data` event in a message.
+/// What stands before the bytes of a `data` piece in a message.
 struct DataPrefix {
     bytes: [u8; DATA_OVERHEAD],
     length: usize,
@@ -158,7 +241,7 @@ impl DataPrefix {
         let inner = 1 + prost::length_delimiter_len(data) + data;
         prefix.length = DATA_OVERHEAD - {
             let mut room = prefix.bytes.as_mut_slice();
-            bytes::BufMut::put_u8(&mut room, EVENTS_KEY);
+            bytes::BufMut::put_u8(&mut room, PIECES_KEY);
             let encoded = prost::encode_length_delimiter(inner, &mut room);
             bytes::BufMut::put_u8(&mut room, DATA_KEY);
             let encoded = encoded.and_then(|()| prost::encode_length_delimiter(data, &mut room));
@@ -173,13 +256,14 @@ impl DataPrefix {
     }
 }
 
-fn read_full(mut file: &File, mut room: &mut [u8]) -> io::Result<usize> {
+fn read_full(file: &File, mut at: u64, mut room: &mut [u8]) -> io::Result<usize> {
     let mut total = 0;
     while !room.is_empty() {
-        match file.read(room) {
+        match file.read_at(room, at) {
             Ok(0) => break,
             Ok(read) => {
                 total += read;
+                at = at.saturating_add(read as u64);
                 room = room.get_mut(read..).unwrap_or_default();
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -24,6 +24,13 @@ pub(super) fn reason(error: &io::Error) -> String {
 }
 
 impl Failure {
+    /// An entry that was there when its folder was read, and then no more.
+    pub(super) fn vanished(path: Vec<u8>) -> Self {
+        let mut failure = Self::new("read", path, "it vanished before it was read");
+        failure.vanished = true;
+        failure
+    }
+
     /// An entry that could not be copied.
     pub(super) fn new(action: &str, path: Vec<u8>, reason: impl Into<String>) -> Self {
         Self {
@@ -52,6 +59,16 @@ pub(super) struct SourceCounts {
     pub(super) vanished: u64,
 }
 
+impl SourceCounts {
+    /// What two parts of a source met.
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            failed: self.failed.saturating_add(other.failed),
+            vanished: self.vanished.saturating_add(other.vanished),
+        }
+    }
+}
+
 /// How a copy ended, seen from both halves.
 pub(super) fn outcome(source: SourceCounts, target: &Finished) -> Outcome {
     if source.failed > 0 || target.failed > 0 {
@@ -71,11 +88,14 @@ pub(super) fn record(source: SourceCounts, target: &Finished) -> String {
         folders,
         links,
         bytes,
+        unchanged,
+        deleted,
+        reused,
         ..
     } = target;
     let vanished = source.vanished;
     format!(
-        r#"{{"files":{files},"folders":{folders},"links":{links},"bytes":{bytes},"failed":{failed},"vanished":{vanished}}}"#
+        r#"{{"files":{files},"folders":{folders},"links":{links},"bytes":{bytes},"failed":{failed},"vanished":{vanished},"unchanged":{unchanged},"deleted":{deleted},"reused":{reused}}}"#
     )
 }
 

@@ -6,25 +6,32 @@ use std::future::Future;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use legatus_core::{
-    Arguments, BoxFuture, Caller, Control, Conversation, Fault, Host, Local, Location, Outcome,
-    Request, Sender, UserSignal,
+    Arguments, BoxFuture, Caller, Control, Conversation, Fault, Local, Outcome, Request, Sender,
+    Stream, UserSignal,
 };
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::TransferFile;
+use super::change::Printer;
 use super::destination::{Destination, Wanted};
-use super::engine::{Side, SourcePath, Summary, TargetJob, run_source, run_target};
+use super::engine::Side;
+use super::messages::answer::Answer;
 use super::messages::request::Action;
-use super::messages::{
-    self, Download, MakeFolders, TargetMessage, Upload, WriteOptions, target_message::Part,
-};
+use super::messages::{self, Download, MALFORMED, MakeFolders, Options, TargetMessage, Upload};
 use super::names;
+use super::plan::{Direction, Plan, bytes_of};
+use super::receiving::{TargetJob, run_target};
 use super::report::{self, SourceCounts};
+use super::source::{SourceJob, SourcePath, Summary, run_source};
 use super::target::TargetError;
+
+/// How often changes are printed while a copy goes on.
+const PRINTED: Duration = Duration::from_millis(100);
 
 impl Sender for TransferFile {
     fn send<'a>(
@@ -34,120 +41,27 @@ impl Sender for TransferFile {
         local: &'a dyn Local,
     ) -> BoxFuture<'a, Result<Outcome, Fault>> {
         Box::pin(async move {
-            let plan = Plan::new(&arguments)?;
+            let plan = Plan::new(&arguments, local)?;
             let client = Client {
                 host: plan.host.to_string(),
                 caller,
                 local,
+                options: plan.options,
+                named: plan.named,
+                changes: Printer::new(matches!(plan.direction, Direction::Upload { .. })),
             };
-            match plan.direction {
-                Direction::Upload { sources, target } => {
-                    client.upload(&sources, &target, plan.options).await
+            let copy = async {
+                match plan.direction {
+                    Direction::Upload { sources, target } => client.upload(&sources, &target).await,
+                    Direction::Download { sources, target } => {
+                        client.download(&sources, &target).await
+                    }
+                    Direction::MakeFolders { paths } => client.make_folders(paths).await,
                 }
-                Direction::Download { sources, target } => {
-                    client.download(&sources, &target, plan.options).await
-                }
-                Direction::MakeFolders { paths } => client.make_folders(paths, plan.options).await,
-            }
+            };
+            client.printing(copy).await
         })
     }
-}
-
-/// What the user asked for.
-#[derive(Debug)]
-struct Plan {
-    host: Host,
-    direction: Direction,
-    options: WriteOptions,
-}
-
-#[derive(Debug)]
-enum Direction {
-    Upload {
-        sources: Vec<OsString>,
-        target: OsString,
-    },
-    Download {
-        sources: Vec<OsString>,
-        target: OsString,
-    },
-    MakeFolders {
-        paths: Vec<OsString>,
-    },
-}
-
-impl Plan {
-    fn new(arguments: &Arguments) -> Result<Self, Fault> {
-        let options = WriteOptions {
-            mode: arguments.mode("mode")?,
-            no_parents: arguments.is_given("no-parents"),
-            no_fsync: arguments.is_given("no-fsync"),
-            verify_disk: arguments.is_given("verify-disk"),
-        };
-        let mut locations = Vec::new();
-        for value in arguments.all("paths") {
-            let location = Location::parse(value);
-            let mut location = location.map_err(|error| Fault::new(error.to_string()))?;
-            if location.host.is_some() && location.path == "~" {
-                location.path.push("/");
-            }
-            locations.push(location);
-        }
-        let (host, direction) = if arguments.is_given("mkdir") {
-            let (host, paths) = on_one_host(locations)?.ok_or_else(|| {
-                Fault::new("--mkdir makes folders on a host").with_hint("name them as HOST:PATH")
-            })?;
-            (host, Direction::MakeFolders { paths })
-        } else {
-            Self::copy(locations)?
-        };
-        Ok(Self {
-            host,
-            direction,
-            options,
-        })
-    }
-
-    fn copy(mut locations: Vec<Location>) -> Result<(Host, Direction), Fault> {
-        let hint = "write SRC... DST, of which one side is HOST:PATH";
-        let Some(target) = locations.pop().filter(|_| !locations.is_empty()) else {
-            return Err(Fault::new("a copy needs a source and a target").with_hint(hint));
-        };
-        let paths = |locations: Vec<Location>| locations.into_iter().map(|one| one.path).collect();
-        match target.host {
-            Some(host) if locations.iter().all(|source| source.host.is_none()) => Ok((
-                host,
-                Direction::Upload {
-                    sources: paths(locations),
-                    target: target.path,
-                },
-            )),
-            Some(_) => Err(Fault::new("cannot copy from a host to a host")
-                .with_hint("copy to this machine first, then to the other host")),
-            None => match on_one_host(locations)? {
-                Some((host, sources)) => Ok((
-                    host,
-                    Direction::Download {
-                        sources,
-                        target: target.path,
-                    },
-                )),
-                None => Err(Fault::new("neither source nor target is on a host").with_hint(hint)),
-            },
-        }
-    }
-}
-
-/// The host that all locations are on; `None` if they are on none.
-fn on_one_host(locations: Vec<Location>) -> Result<Option<(Host, Vec<OsString>)>, Fault> {
-    let mut hosts = locations.iter().map(|location| &location.host);
-    let first = hosts.next().cloned().flatten();
-    if hosts.any(|host| *host != first) {
-        let fault = Fault::new("the paths are on more than one host");
-        return Err(fault.with_hint("one copy has one host; run one for each"));
-    }
-    let paths = locations.into_iter().map(|location| location.path);
-    Ok(first.map(|host| (host, paths.collect())))
 }
 
 /// The user's end of one call.
@@ -155,19 +69,45 @@ struct Client<'a> {
     host: String,
     caller: &'a dyn Caller,
     local: &'a dyn Local,
+    options: Options,
+    /// Only these paths below each source.
+    named: Option<Vec<Bytes>>,
+    changes: Printer,
 }
 
 impl Client<'_> {
-    async fn upload(
+    /// Prints changes while the copy goes on.
+    async fn printing(
         &self,
-        sources: &[OsString],
-        target: &OsStr,
-        options: WriteOptions,
+        copy: impl Future<Output = Result<Outcome, Fault>>,
     ) -> Result<Outcome, Fault> {
+        if !self.options.itemize {
+            return copy.await;
+        }
+        let mut stdout = self.local.output(Stream::Stdout);
+        let unwritable = |error| Fault::new(format!("cannot write standard output: {error}"));
+        tokio::pin!(copy);
+        loop {
+            let told = tokio::select! {
+                told = &mut copy => Some(told),
+                () = tokio::time::sleep(PRINTED) => None,
+            };
+            let lines = self.changes.lines();
+            if !lines.is_empty() {
+                stdout.write(lines.into()).await.map_err(unwritable)?;
+            }
+            if let Some(told) = told {
+                stdout.flush().await.map_err(unwritable)?;
+                return told;
+            }
+        }
+    }
+
+    async fn upload(&self, sources: &[OsString], target: &OsStr) -> Result<Outcome, Fault> {
         let request = Action::Upload(Upload {
             target: bytes_of(target),
             into_folder: sources.len() > 1,
-            options: Some(options),
+            options: Some(self.options.clone()),
         });
         let Conversation {
             channel,
@@ -185,7 +125,14 @@ impl Client<'_> {
         // Counting first is worth its time only where the user watches.
         let count = self.local.terminal().is_some();
         let work = async {
-            let summary = run_source(&paths, &open, count, channel, self.side()).await?;
+            let job = SourceJob {
+                paths: &paths,
+                open: &open,
+                count,
+                options: self.options.clone(),
+                named: self.named.clone(),
+            };
+            let summary = run_source(job, channel, self.side()).await?;
             Ok::<_, Fault>((summary, outcome.wait().await))
         };
         let Some(worked) = self.unless_interrupted(work).await else {
@@ -196,23 +143,20 @@ impl Client<'_> {
         Ok(self.conclude(&summary, outcome))
     }
 
-    async fn download(
-        &self,
-        sources: &[OsString],
-        target: &OsStr,
-        options: WriteOptions,
-    ) -> Result<Outcome, Fault> {
+    async fn download(&self, sources: &[OsString], target: &OsStr) -> Result<Outcome, Fault> {
         let open = |path: &Path, no_follow: bool| self.open(path, no_follow);
         let wanted = Wanted {
             path: Path::new(target),
             shown: target.as_bytes(),
             into_folder: sources.len() > 1,
-            no_parents: options.no_parents,
+            no_parents: self.options.no_parents,
+            dry_run: self.options.dry_run,
         };
         let job = TargetJob {
             destination: Destination::find(&open, &wanted)?,
             shown: target,
-            options,
+            options: self.options.clone(),
+            named: self.named.clone(),
             asked: Some(
                 sources
                     .iter()
@@ -223,6 +167,7 @@ impl Client<'_> {
         let request = Action::Download(Download {
             sources: sources.iter().map(|path| bytes_of(path)).collect(),
             count: self.local.terminal().is_some(),
+            options: Some(self.options.clone()),
         });
         let Conversation {
             channel,
@@ -249,10 +194,7 @@ impl Client<'_> {
                 target: Some(target),
             },
             // The server ended early, and tells why.
-            Err(TargetError::Interrupted) => Summary {
-                source: SourceCounts::default(),
-                target: None,
-            },
+            Err(TargetError::Interrupted) => Summary::default(),
             Err(error) => {
                 controls.send(Control::Cancel);
                 return Err(error.into());
@@ -261,15 +203,11 @@ impl Client<'_> {
         Ok(self.conclude(&copied, outcome.wait().await))
     }
 
-    async fn make_folders(
-        &self,
-        paths: Vec<OsString>,
-        options: WriteOptions,
-    ) -> Result<Outcome, Fault> {
+    async fn make_folders(&self, paths: Vec<OsString>) -> Result<Outcome, Fault> {
         let request = Action::MakeFolders(MakeFolders {
             paths: paths.iter().map(|path| bytes_of(path)).collect(),
-            mode: options.mode,
-            no_parents: options.no_parents,
+            mode: self.options.mode,
+            no_parents: self.options.no_parents,
         });
         let mut conversation = self.call(request).await?;
         let mut summary = Summary {
@@ -277,12 +215,15 @@ impl Client<'_> {
             target: None,
         };
         while let Some(message) = conversation.channel.receive().await {
-            match TargetMessage::decode(message).map(|message| message.part) {
-                Ok(Some(Part::Failure(failure))) => {
-                    self.local.report(&failure.line(Some(&self.host)));
+            let message = TargetMessage::decode(message).map_err(|_| MALFORMED)?;
+            for answer in message.answers {
+                match answer.answer {
+                    Some(Answer::Failure(failure)) => {
+                        self.local.report(&failure.line(Some(&self.host)));
+                    }
+                    Some(Answer::Finished(finished)) => summary.target = Some(finished),
+                    _ => return Err(MALFORMED.into()),
                 }
-                Ok(Some(Part::Finished(finished))) => summary.target = Some(finished),
-                _ => return Err(messages::Misbehaved("a malformed message").into()),
             }
         }
         Ok(self.conclude(&summary, conversation.outcome.wait().await))
@@ -315,6 +256,7 @@ impl Client<'_> {
         Side::Client {
             local: self.local,
             host: &self.host,
+            changes: &self.changes,
         }
     }
 
@@ -338,8 +280,4 @@ impl Client<'_> {
             () = self.interrupted() => None,
         }
     }
-}
-
-fn bytes_of(path: &OsStr) -> Bytes {
-    Bytes::copy_from_slice(path.as_bytes())
 }

@@ -6,14 +6,11 @@
 //! `.NAME.XXXXXXXX.legatus`.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::LazyLock;
 
-use rustix::fs::{
-    Access, Advice, AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
-    access, fadvise, fchmod, futimens, linkat, openat, symlinkat, utimensat,
-};
+use rustix::fs::{Access, Advice, AtFlags, CWD, Mode, OFlags, access, fadvise, linkat, openat};
 use rustix::io::Errno;
 
 use super::temporary::{Place, Temporary};
@@ -78,9 +75,21 @@ impl Staged {
         unsafe { libc::sync_file_range(file, from, length, libc::SYNC_FILE_RANGE_WRITE) };
     }
 
-    /// Sets mode and time; nothing may be written afterwards.
-    pub(super) fn set_attributes(&self, mode: Mode, modified: Option<Timespec>) -> io::Result<()> {
-        set_attributes(self.file.as_fd(), mode, modified)
+    /// The file, for its attributes.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Goes on after so many zeros that need no space.
+    pub(super) fn skip(&mut self, zeros: u64) -> io::Result<()> {
+        let forward = i64::try_from(zeros).map_err(|_| io::Error::other("a hole is too long"))?;
+        self.file.seek(SeekFrom::Current(forward))?;
+        Ok(())
+    }
+
+    /// Makes the file as long as it should be, if it ends in a hole.
+    pub(super) fn end_at(&self, length: u64) -> io::Result<()> {
+        Ok(self.file.set_len(length)?)
     }
 
     /// Waits until the contents are on the disk.
@@ -102,6 +111,21 @@ impl Staged {
                 Err(error) => return Err(error),
             };
         }
+    }
+
+    /// Another handle of the file, to be synced while this one is used.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Takes over a file that has a name which lasts, from where it was left; the name is the caller's.
+    pub(super) fn lasting(mut file: File, offset: u64) -> io::Result<Self> {
+        file.set_len(offset)?;
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Self {
+            file,
+            temporary: None,
+        })
     }
 
     /// Gives the file its name, in the folder that it was created in, replacing a file or link that
@@ -126,43 +150,23 @@ impl Staged {
 static CAN_NAME_UNNAMED: LazyLock<bool> =
     LazyLock::new(|| access("/proc/self/fd", Access::EXISTS).is_ok());
 
-/// Makes a symbolic link, replacing a file or link that was there at once.
-pub(super) fn link(
+/// Makes an entry that is not a file, replacing a file or link that was there at once. `make` makes it
+/// at a name, `set` gives it its attributes there.
+pub(super) fn entry<T>(
     place: Place<'_>,
     name: &[u8],
-    target: &[u8],
-    modified: Option<Timespec>,
-) -> io::Result<()> {
-    let (folder, times) = (place.folder, timestamps(modified));
-    match symlinkat(target, folder, name) {
-        Ok(()) => Ok(utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)?),
+    make: impl Fn(&[u8]) -> Result<(), Errno>,
+    set: impl FnOnce(&[u8]) -> io::Result<T>,
+) -> io::Result<T> {
+    match make(name) {
+        Ok(()) => set(name),
         Err(Errno::EXIST) => {
-            let (temporary, ()) = Temporary::create(place, name, |temporary| {
-                symlinkat(target, folder, temporary)
-            })?;
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            utimensat(folder, temporary.name(), &times, flags)?;
-            temporary.commit(name)
+            let (temporary, ()) = Temporary::create(place, name, make)?;
+            let told = set(temporary.name())?;
+            temporary.commit(name)?;
+            Ok(told)
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Sets mode and time of an open file or folder.
-pub(super) fn set_attributes(
-    file: BorrowedFd<'_>,
-    mode: Mode,
-    modified: Option<Timespec>,
-) -> io::Result<()> {
-    fchmod(file, mode)?;
-    Ok(futimens(file, &timestamps(modified))?)
-}
-
-fn timestamps(modified: Option<Timespec>) -> Timestamps {
-    let special = |tv_nsec: i64| Timespec { tv_sec: 0, tv_nsec };
-    Timestamps {
-        last_access: special(UTIME_OMIT),
-        last_modification: modified.unwrap_or_else(|| special(UTIME_NOW)),
     }
 }
 
@@ -187,7 +191,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
         let sweep = Sweep::default();
-        let place = Place::new(opened.as_fd(), 0, &sweep);
+        let place = Place::new(opened.as_fd(), &sweep);
         for name in [&b"f"[..], &[b'x'; 255]] {
             let mut staged = Staged::create_named(place, name).unwrap();
             staged.write(b"half").unwrap();
@@ -203,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
         let sweep = Sweep::default();
-        let place = Place::new(opened.as_fd(), 0, &sweep);
+        let place = Place::new(opened.as_fd(), &sweep);
         let kinds: [(&[u8], Create); 2] =
             [(b"new", Staged::create), (b"old", Staged::create_named)];
         for (contents, create) in [kinds, kinds].concat() {
@@ -220,14 +224,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
         let sweep = Sweep::default();
-        let place = Place::new(opened.as_fd(), 0, &sweep);
+        let place = Place::new(opened.as_fd(), &sweep);
         fs::create_dir(folder.path().join("f")).unwrap();
         for create in [Staged::create, Staged::create_named] {
             let staged = create(place, b"f").unwrap();
             assert!(staged.commit(place, b"f").is_err());
             assert_eq!(names(folder.path()), [b"f"]);
         }
-        assert!(link(place, b"f", b"x", None).is_err());
+        let make = |name: &[u8]| rustix::fs::symlinkat("x", place.folder, name);
+        assert!(entry(place, b"f", make, |_| Ok(())).is_err());
         assert_eq!(names(folder.path()), [b"f"]);
     }
 
@@ -236,7 +241,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
         let sweep = Sweep::default();
-        let place = Place::new(opened.as_fd(), 0, &sweep);
+        let place = Place::new(opened.as_fd(), &sweep);
         let one = Staged::create_named(place, b"f").unwrap();
         let other = Staged::create_named(place, b"f").unwrap();
         one.commit(place, b"f").unwrap();

@@ -1,36 +1,35 @@
-//! The half that writes: takes events and makes entries of them, verified and each at once.
+//! The half that writes, as a whole: one thread decides about each entry (`judging`), one writes
+//! contents (`writing`), a task receives, a task tells. What the threads share is here.
 //!
-//! It runs on a thread of its own, so that hashing and writing overlap with receiving. Nothing that
-//! the other half sends is trusted: names stay in their folder, no link is followed, events out of
-//! order end the copy.
+//! Nothing that the other half sends is trusted: names stay in their folder, no link is followed,
+//! events out of order end the copy.
 
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use legatus_core::Fault;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use super::branch::Branch;
-use super::destination::Destination;
 use super::durability::Durability;
-use super::folders::make_or_open;
-use super::messages::event::Event;
 use super::messages::{
-    Events, Failure, File, FileEnd, Finished, Folder, Link, Misbehaved, Root, Totals, WriteOptions,
+    Attributes, Change, Failure, Finished, Misbehaved, Options, PERMISSIONS, Range,
 };
-use super::names;
+use super::metadata::{self, Lost};
 use super::report::{Gauge, SourceCounts, reason};
-use super::staged;
-use super::temporary::{Place, check_replaceable};
-use super::writing::Writing;
+use super::site::Site;
 
+/// The mode of a file whose source tells none, as in the Go original.
+const FILE_MODE: u32 = 0o664;
 /// The mode of a folder whose source tells none.
 const FOLDER_MODE: u32 = 0o775;
 
-/// Smaller files come to their end anyway before the source would hear that they are not wanted.
-const SKIPPED_BYTES: u64 = 1 << 20;
+/// What is told in one message, at most.
+const NOTICES: usize = 128;
 
 /// Why a copy came to no end.
 #[derive(Debug, Error)]
@@ -41,379 +40,314 @@ pub(super) enum TargetError {
     Interrupted,
     #[error("the copy engine failed unexpectedly")]
     Broken,
-    #[error("cannot go on writing: {}", reason(.0))]
-    Lost(io::Error),
     #[error("cannot make the copy durable: {}", reason(.0))]
     NotDurable(io::Error),
+    #[error("{}", .0.message())]
+    Refused(Fault),
 }
 
 impl From<TargetError> for Fault {
     fn from(error: TargetError) -> Self {
-        Self::new(error.to_string())
+        match error {
+            TargetError::Refused(fault) => fault,
+            error => Self::new(error.to_string()),
+        }
     }
 }
 
 /// What a target tells while it works.
 #[derive(Debug)]
 pub(super) enum Notice {
+    Wanted(u64),
+    Rest(super::messages::Rest),
+    Settled(u64),
     /// An entry that the source could not read.
     AtSource(Failure),
     /// An entry that could not be written.
     AtTarget(Failure),
-    /// The rest of the file of this number is not wanted.
+    /// The rest of the contents of this file is not wanted.
     Skip(u64),
+    Change(Change),
+    /// Something to be told once; whether the source tells it.
+    Note(String, bool),
 }
 
-/// The engine of the half that writes.
-pub(super) struct Target {
-    destination: Destination,
-    /// The target's path, as failures tell it.
-    shown: Vec<u8>,
-    /// The sources that were asked for, the last one first; `None` if the other half decides.
-    asked: Option<Vec<Root>>,
-    options: WriteOptions,
-    durability: Durability,
-    notices: mpsc::Sender<Notice>,
-    gauge: Arc<Gauge>,
-    finished: Finished,
-    source: SourceCounts,
-    /// The source whose entry has not begun.
-    root: Option<Root>,
-    /// The path of the entry that the source became.
-    base: Vec<u8>,
-    branch: Branch,
-    /// Folders that we are in and that could not be made: nothing in them is.
-    skipping: usize,
-    file: Incoming,
-    /// Files that have begun to come.
-    begun: u64,
-    /// The size of the last of them, as the source told it.
-    size: u64,
+/// A file whose contents are wanted.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) site: Arc<Site>,
+    pub(super) name: Vec<u8>,
+    pub(super) attributes: Attributes,
+    /// As the source told it.
+    pub(super) size: u64,
+    /// The older file, and the length of its blocks, if these were told.
+    pub(super) basis: Option<(File, u64)>,
+    /// What was kept of an interrupted copy.
+    pub(super) partial: Option<(super::partial::Partial, File)>,
+    /// It did not arrive as it was: it is asked for once more.
+    pub(super) is_second: bool,
+    /// That was done.
+    pub(super) was_asked_again: bool,
+    /// There is something at its name.
+    pub(super) replaces: bool,
 }
 
-/// The file whose contents are coming.
-enum Incoming {
-    None,
-    /// It could not be written.
-    Discarded,
-    File(Box<Writing>),
+/// What the threads of a target share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) options: Options,
+    pub(super) gauge: Arc<Gauge>,
+    pub(super) durability: Durability,
+    /// `None` when nothing more is told.
+    notices: Mutex<Option<mpsc::Sender<Vec<Notice>>>>,
+    waiting: Mutex<Vec<Notice>>,
+    pending: Mutex<HashMap<u64, Pending>>,
+    /// Files that are wanted and not settled.
+    outstanding: AtomicU64,
+    /// Files with sums of blocks among them.
+    pub(super) with_sums: super::gate::Gate,
+    ended: AtomicBool,
+    /// Fires when nothing more is to come.
+    pub(super) complete: CancellationToken,
+    /// Fires when a thread has failed: the other half may say nothing more.
+    pub(super) broken: CancellationToken,
+    /// Nobody waits for the copy any more.
+    pub(super) stop: AtomicBool,
+    pub(super) finished: Mutex<Finished>,
+    pub(super) source: Mutex<SourceCounts>,
+    noted: Mutex<HashSet<&'static str>>,
 }
 
-impl Target {
+impl Shared {
     pub(super) fn new(
-        destination: Destination,
-        shown: &[u8],
-        options: WriteOptions,
-        notices: mpsc::Sender<Notice>,
+        options: Options,
         gauge: Arc<Gauge>,
+        notices: mpsc::Sender<Vec<Notice>>,
     ) -> Self {
         Self {
-            destination,
-            shown: shown.to_vec(),
-            asked: None,
+            durability: Durability::new(!options.no_fsync && !options.dry_run),
             options,
-            durability: Durability::new(!options.no_fsync),
-            notices,
             gauge,
-            finished: Finished::default(),
-            source: SourceCounts::default(),
-            root: None,
-            base: Vec::new(),
-            branch: Branch::default(),
-            skipping: 0,
-            file: Incoming::None,
-            begun: 0,
-            size: 0,
+            notices: Mutex::new(Some(notices)),
+            waiting: Mutex::default(),
+            pending: Mutex::default(),
+            outstanding: AtomicU64::new(0),
+            with_sums: super::gate::Gate::new(super::source::WITH_SUMS),
+            ended: AtomicBool::new(false),
+            complete: CancellationToken::new(),
+            broken: CancellationToken::new(),
+            stop: AtomicBool::new(false),
+            finished: Mutex::default(),
+            source: Mutex::default(),
+            noted: Mutex::default(),
         }
     }
 
-    /// The same taking nothing but what these sources name, in this order.
-    pub(super) fn asking(mut self, mut sources: Vec<Root>) -> Self {
-        sources.reverse();
-        self.asked = Some(sources);
-        self
+    /// Asks for the contents of a file.
+    pub(super) fn want(&self, entry: u64, pending: Pending) {
+        self.outstanding.fetch_add(1, Ordering::AcqRel);
+        pending.site.hold();
+        self.put_back(entry, pending);
     }
 
-    /// Writes everything that comes; blocks. What is incomplete when the messages end is undone.
-    pub(super) fn run(
-        mut self,
-        mut messages: mpsc::Receiver<Bytes>,
-    ) -> Result<(SourceCounts, Finished), TargetError> {
-        while let Some(message) = messages.blocking_recv() {
-            for event in Events(message) {
-                match event? {
-                    Event::End(end) => {
-                        self.source.failed = end.failed;
-                        self.source.vanished = end.vanished;
-                        return self.finish();
-                    }
-                    event => self.handle(event)?,
-                }
-            }
-        }
-        Err(TargetError::Interrupted)
+    /// Remembers a file that will come again.
+    pub(super) fn put_back(&self, entry: u64, pending: Pending) {
+        lock(&self.pending).insert(entry, pending);
     }
 
-    fn finish(self) -> Result<(SourceCounts, Finished), TargetError> {
-        if !self.is_between_entries() || self.branch.depth() > 0 || self.skipping > 0 {
-            return Err(Misbehaved("an end in the middle").into());
-        }
-        let durable = self.durability.finish(self.destination.folder());
-        durable.map_err(TargetError::NotDurable)?;
-        Ok((self.source, self.finished))
+    /// The file that begins to come.
+    pub(super) fn take(&self, entry: u64) -> Option<Pending> {
+        lock(&self.pending).remove(&entry)
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), TargetError> {
-        let in_file = !self.is_between_entries();
-        match event {
-            Event::Data(data) if in_file => self.data(&data),
-            Event::FileEnd(end) if in_file => self.file_end(&end),
-            Event::Failure(failure) => self.tell(Notice::AtSource(failure)),
-            Event::Totals(totals) => {
-                self.totals(totals);
-                Ok(())
-            }
-            Event::Root(root) if !in_file => self.root(root),
-            Event::Folder(folder) if !in_file => self.folder(folder),
-            Event::Leave(_) if !in_file => self.leave(),
-            Event::File(file) if !in_file => self.file(file),
-            Event::Link(link) if !in_file => self.link(link),
-            _ => Err(Misbehaved("an event out of order").into()),
-        }
+    /// Files that are wanted and not settled.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.outstanding.load(Ordering::Acquire)
     }
 
-    fn is_between_entries(&self) -> bool {
-        matches!(self.file, Incoming::None)
-    }
-
-    fn totals(&self, totals: Totals) {
-        self.gauge.total(totals.bytes, totals.entries);
-    }
-
-    fn root(&mut self, root: Root) -> Result<(), TargetError> {
-        if self.branch.depth() > 0 || self.skipping > 0 {
-            return Err(Misbehaved("a source inside of another").into());
+    /// A file that was wanted is done with.
+    pub(super) fn settle(&self, entry: u64, site: &Arc<Site>) -> Result<(), TargetError> {
+        self.let_go(site)?;
+        self.tell(Notice::Settled(entry))?;
+        let left = self.outstanding.fetch_sub(1, Ordering::AcqRel) - 1;
+        if left == 0 && self.ended.load(Ordering::Acquire) {
+            self.complete.cancel();
         }
-        if let Some(asked) = &mut self.asked
-            && asked.pop().as_ref() != Some(&root)
-        {
-            return Err(Misbehaved("a source that was not asked for").into());
-        }
-        if !root.contents {
-            names::check_entry(&root.name)?;
-        }
-        self.base = match self.destination {
-            Destination::Into { .. } if !root.contents => {
-                names::join(&self.shown, [&root.name[..]])
-            }
-            _ => self.shown.clone(),
-        };
-        self.root = Some(root);
         Ok(())
     }
 
-    /// Where an entry belongs: in which folder, on which device, under which name. `None` if its
-    /// folder could not be made.
-    fn place(&mut self, name: Bytes) -> Result<Option<Bytes>, TargetError> {
-        if self.skipping > 0 {
-            return Ok(None);
+    /// No more events come.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        if self.outstanding() == 0 {
+            self.complete.cancel();
         }
-        if self.branch.depth() > 0 {
-            names::check_entry(&name)?;
-            return Ok(Some(name));
-        }
-        let Some(root) = self.root.take() else {
-            return Err(Misbehaved("an entry without a source").into());
-        };
-        Ok(Some(match &self.destination {
-            Destination::As(_, name) => Bytes::copy_from_slice(name),
-            Destination::Into { .. } if root.contents => Bytes::from_static(b"."),
-            Destination::Into { .. } => root.name,
-        }))
     }
 
-    /// The folder that entries are made in now.
-    fn parent(&self) -> io::Result<Place<'_>> {
-        self.branch.place(&self.destination)
+    /// Whether everything has come and is done with.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.is_cancelled()
     }
 
-    fn folder(&mut self, folder: Folder) -> Result<(), TargetError> {
-        let attributes = folder.attributes.unwrap_or_default();
-        let Some(name) = self.place(folder.name)? else {
-            self.skipping = self.skipping.saturating_add(1);
-            return Ok(());
-        };
-        // A folder that the user named as the target and that was there stays as it is, such as a
-        // home into which a source's contents go.
-        let is_given = self.branch.depth() == 0 && self.destination.is_given(&name);
-        let entered = self
-            .parent()
-            .and_then(|parent| make_or_open(parent.folder, &name));
-        let entered = entered.and_then(|(folder, is_new)| {
-            let attributes = (is_new || !is_given).then_some(attributes);
-            self.branch.enter(folder, &name, attributes)
-        });
-        match entered {
-            Ok(()) => {
-                self.finished.folders += 1;
-                self.gauge.advance(0, 1);
-                Ok(())
-            }
-            Err(error) => {
-                self.skipping = 1;
-                self.failed("make folder", Some(&name), &reason(&error))
+    /// Lets everybody know if a thread has failed.
+    pub(super) fn watch<T>(&self, ended: Result<T, TargetError>) -> Result<T, TargetError> {
+        if ended.is_err() {
+            self.stop();
+            self.broken.cancel();
+        }
+        ended
+    }
+
+    /// Lets the threads end early.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts and tells what the source could not read.
+    pub(super) fn failed_at_source(&self, failure: Failure) -> Result<(), TargetError> {
+        {
+            let mut source = self.source();
+            if failure.vanished {
+                source.vanished += 1;
+            } else {
+                source.failed += 1;
             }
         }
+        self.tell(Notice::AtSource(failure))
     }
 
-    fn leave(&mut self) -> Result<(), TargetError> {
-        if self.skipping > 0 {
-            self.skipping -= 1;
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of a folder, and closes it and those above if nobody has anything to do in them.
+    pub(super) fn let_go(&self, site: &Arc<Site>) -> Result<(), TargetError> {
+        let mut site = Arc::clone(site);
+        while site.let_go() {
+            if let Err(error) = self.close(&site) {
+                let failure = Failure::new("set mode and time of", site.path(None), reason(&error));
+                self.failed(failure)?;
+            }
+            match &site.parent {
+                Some(parent) => site = Arc::clone(parent),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a folder that is complete its attributes.
+    fn close(&self, site: &Site) -> io::Result<()> {
+        let closing = site.closing();
+        if self.options.dry_run || closing.is_none() && !site.is_touched() {
             return Ok(());
         }
-        if self.branch.depth() == 0 {
-            return Err(Misbehaved("more folders left than entered").into());
-        }
-        let set = self.settle();
-        if let Err(error) = set {
-            self.failed("set mode and time of", None, &reason(&error))?;
-        }
-        self.branch.leave().map_err(TargetError::Lost)
-    }
-
-    /// Gives the folder that is complete its attributes.
-    fn settle(&mut self) -> io::Result<()> {
-        let folder = self.branch.folder()?;
-        if let Some(attributes) = self.branch.attributes() {
+        let folder = site.open()?;
+        if let Some(attributes) = closing {
             let mode = attributes.folder_mode(FOLDER_MODE);
-            staged::set_attributes(folder, mode, attributes.timestamp())?;
+            let lost = metadata::set(
+                std::os::fd::AsFd::as_fd(&folder),
+                &attributes,
+                mode,
+                true,
+                self.options.archive,
+            )?;
+            self.note_lost(lost);
         }
-        self.durability.folder(folder, self.branch.device())
+        if site.is_touched() {
+            self.durability.folder(&folder, site.device())?;
+        }
+        Ok(())
     }
 
-    fn file(&mut self, file: File) -> Result<(), TargetError> {
-        self.begun = self.begun.saturating_add(1);
-        self.size = file.size;
-        self.begin(file)?;
-        match self.file {
-            Incoming::Discarded => self.skip(),
-            _ => Ok(()),
+    /// The mode of a file, and whether the user gave it.
+    pub(super) fn file_mode(&self, attributes: &Attributes) -> (rustix::fs::Mode, bool) {
+        match self.options.mode {
+            Some(mode) => (rustix::fs::Mode::from_raw_mode(mode & PERMISSIONS), true),
+            None if attributes.has_owner() => (attributes.folder_mode(FILE_MODE), false),
+            None => (attributes.file_mode(FILE_MODE), false),
         }
     }
 
-    /// Lets the source spare itself the rest of the file, if that is worth a message.
-    fn skip(&self) -> Result<(), TargetError> {
-        if self.size < SKIPPED_BYTES {
-            return Ok(());
-        }
-        self.tell(Notice::Skip(self.begun))
+    /// Counts and tells a failure.
+    pub(super) fn failed(&self, failure: Failure) -> Result<(), TargetError> {
+        self.finished().failed += 1;
+        self.tell(Notice::AtTarget(failure))
     }
 
-    fn begin(&mut self, file: File) -> Result<(), TargetError> {
-        self.file = Incoming::Discarded;
-        let Some(name) = self.place(file.name)? else {
-            return Ok(());
+    /// Tells once what could not be kept.
+    pub(super) fn note_lost(&self, lost: Lost) {
+        if lost.owner {
+            self.note("some owners or groups are not kept: only root can give files away");
+        }
+        if lost.xattrs {
+            self.note(
+                "some extended attributes or access control lists are not kept: \
+                the target or its user does not allow them",
+            );
+        }
+    }
+
+    /// Tells something once.
+    pub(super) fn note(&self, text: &'static str) {
+        if lock(&self.noted).insert(text) {
+            // Who does not listen any more misses nothing.
+            self.tell(Notice::Note(text.to_owned(), false)).ok();
+        }
+    }
+
+    pub(super) fn finished(&self) -> MutexGuard<'_, Finished> {
+        lock(&self.finished)
+    }
+
+    pub(super) fn source(&self) -> MutexGuard<'_, SourceCounts> {
+        lock(&self.source)
+    }
+
+    /// Tells something; it goes with what comes after it, or with [`Self::flush`].
+    pub(super) fn tell(&self, notice: Notice) -> Result<(), TargetError> {
+        let full = {
+            let mut waiting = lock(&self.waiting);
+            waiting.push(notice);
+            waiting.len() >= NOTICES
         };
-        self.gauge.current(&name);
-        if &name[..] == b"." {
-            let reason = "the source is a file and the target a folder";
-            return self.failed("write", None, reason);
-        }
-        let attributes = file.attributes.unwrap_or_default();
-        let begun = self.parent().and_then(|parent| {
-            // The one target that a user named is refused before its contents come; for entries of
-            // trees it is soon enough at their end.
-            if self.branch.depth() == 0 {
-                check_replaceable(parent.folder, &name)?;
-            }
-            Writing::begin(parent, name.clone(), attributes, !self.options.no_fsync)
-        });
-        match begun {
-            Ok(writing) => {
-                self.file = Incoming::File(Box::new(writing));
-                Ok(())
-            }
-            Err(error) => self.failed("write", Some(&name), &reason(&error)),
-        }
+        if full { self.flush() } else { Ok(()) }
     }
 
-    fn data(&mut self, data: &[u8]) -> Result<(), TargetError> {
-        self.gauge.advance(data.len() as u64, 0);
-        let Incoming::File(writing) = &mut self.file else {
-            return Ok(());
-        };
-        let Err(error) = writing.write(data) else {
-            return Ok(());
-        };
-        let name = writing.name();
-        self.file = Incoming::Discarded;
-        self.failed("write", Some(&name), &reason(&error))?;
-        self.skip()
-    }
-
-    fn file_end(&mut self, end: &FileEnd) -> Result<(), TargetError> {
-        self.gauge.advance(0, 1);
-        let Incoming::File(writing) = std::mem::replace(&mut self.file, Incoming::None) else {
-            return Ok(());
-        };
-        // The source has told why.
-        if end.digest.is_empty() {
+    /// Sends what was told.
+    pub(super) fn flush(&self) -> Result<(), TargetError> {
+        let notices = std::mem::take(&mut *lock(&self.waiting));
+        if notices.is_empty() {
             return Ok(());
         }
-        let (name, bytes) = (writing.name(), writing.bytes());
-        let completed = self.branch.place(&self.destination).and_then(|place| {
-            writing.complete(&end.digest, &self.options, &mut self.durability, place)
-        });
-        match completed {
-            Ok(()) => {
-                self.finished.files += 1;
-                self.finished.bytes += bytes;
-                Ok(())
-            }
-            Err(error) => self.failed("write", Some(&name), &reason(&error)),
-        }
+        let sender = lock(&self.notices)
+            .clone()
+            .ok_or(TargetError::Interrupted)?;
+        let sent = sender.blocking_send(notices);
+        sent.map_err(|_| TargetError::Interrupted)
     }
 
-    fn link(&mut self, link: Link) -> Result<(), TargetError> {
-        let Some(name) = self.place(link.name)? else {
-            return Ok(());
-        };
-        if link.target.len() > names::LINK_BYTES {
-            return Err(Misbehaved("a link that is too long").into());
-        }
-        self.gauge.advance(0, 1);
-        let modified = link
-            .attributes
-            .and_then(|attributes| attributes.timestamp());
-        let linked = self
-            .parent()
-            .and_then(|parent| staged::link(parent, &name, &link.target, modified));
-        match linked {
-            Ok(()) => {
-                self.finished.links += 1;
-                Ok(())
-            }
-            Err(error) => self.failed("write", Some(&name), &reason(&error)),
+    /// Tells nothing more.
+    pub(super) fn end_notices(&self) {
+        lock(&self.notices).take();
+    }
+}
+
+/// Joins numbers that follow one another.
+pub(super) fn ranges(numbers: impl IntoIterator<Item = u64>) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some(last) if last.first + last.count == number => last.count += 1,
+            _ => ranges.push(Range {
+                first: number,
+                count: 1,
+            }),
         }
     }
+    ranges
+}
 
-    /// Counts and tells a failure: of the entry `name` in the folder that we are in, or of that
-    /// folder.
-    fn failed(
-        &mut self,
-        action: &str,
-        name: Option<&[u8]>,
-        reason: &str,
-    ) -> Result<(), TargetError> {
-        self.finished.failed += 1;
-        // The path of the source's own entry is known already.
-        let name = name.filter(|_| self.branch.depth() > 0);
-        let path = names::join(&self.base, self.branch.names().chain(name));
-        self.tell(Notice::AtTarget(Failure::new(action, path, reason)))
-    }
-
-    fn tell(&self, notice: Notice) -> Result<(), TargetError> {
-        let told = self.notices.blocking_send(notice);
-        told.map_err(|_| TargetError::Interrupted)
-    }
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

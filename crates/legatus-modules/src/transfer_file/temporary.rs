@@ -1,9 +1,9 @@
 //! Temporary names, for what replaces an existing entry and for files that cannot do without a name,
 //! and the removal of those that a killed copy left.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, Stat, renameat, statat, unlinkat};
@@ -17,26 +17,25 @@ const SUFFIX: &[u8] = b".legatus";
 const RANDOM: usize = 8;
 /// What they are drawn from.
 const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// A temporary name that is older was left behind; no copy of one file takes that long without
-/// writing to it.
-const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+/// A temporary name that is older was left behind, unless a user says otherwise; no copy of one file
+/// takes that long without writing to it.
+pub(super) const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A folder that entries are made in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
     pub(super) folder: BorrowedFd<'a>,
-    /// The device that it is on.
-    pub(super) device: u64,
     sweep: &'a Sweep,
 }
 
 impl<'a> Place<'a> {
-    pub(super) fn new(folder: BorrowedFd<'a>, device: u64, sweep: &'a Sweep) -> Self {
-        Self {
-            folder,
-            device,
-            sweep,
-        }
+    pub(super) fn new(folder: BorrowedFd<'a>, sweep: &'a Sweep) -> Self {
+        Self { folder, sweep }
+    }
+
+    /// Removes what killed copies left in the folder, if nobody has in this copy.
+    pub(super) fn sweep(&self) {
+        self.sweep.once(self.folder);
     }
 }
 
@@ -44,22 +43,35 @@ impl<'a> Place<'a> {
 /// whole folder has to be read for that, so not for each file.
 #[derive(Debug)]
 pub(super) struct Sweep {
-    is_due: Cell<bool>,
+    is_due: AtomicBool,
     stale: Duration,
 }
 
 impl Default for Sweep {
     fn default() -> Self {
         Self {
-            is_due: Cell::new(true),
+            is_due: AtomicBool::new(true),
             stale: STALE,
         }
     }
 }
 
 impl Sweep {
+    /// Takes what is as old as this for left behind.
+    pub(super) fn after(stale: Duration) -> Self {
+        Self {
+            stale,
+            ..Self::default()
+        }
+    }
+
+    /// The same for another folder.
+    pub(super) fn another(&self) -> Self {
+        Self::after(self.stale)
+    }
+
     fn once(&self, folder: BorrowedFd<'_>) {
-        if !self.is_due.replace(false) {
+        if !self.is_due.swap(false, Ordering::Relaxed) {
             return;
         }
         let Ok(entries) = Dir::read_from(folder) else {
@@ -141,28 +153,46 @@ pub(super) fn check_replaceable(folder: impl AsFd, name: &[u8]) -> io::Result<()
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    Err(io::Error::other(
-        match FileType::from_raw_mode(stat.st_mode) {
-            // rename(2) itself refuses to replace a folder.
-            FileType::RegularFile | FileType::Symlink | FileType::Directory => return Ok(()),
-            FileType::Fifo => "there is a FIFO at its name, which is not replaced",
-            FileType::Socket => "there is a socket at its name, which is not replaced",
-            _ => "there is a device at its name, which is not replaced",
-        },
-    ))
+    check_kind(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// The same for an entry of that kind; rename(2) itself refuses to replace a folder.
+pub(super) fn check_kind(kind: FileType) -> io::Result<()> {
+    Err(io::Error::other(match kind {
+        FileType::RegularFile | FileType::Symlink | FileType::Directory => return Ok(()),
+        FileType::Fifo => "there is a FIFO at its name, which is not replaced",
+        FileType::Socket => "there is a socket at its name, which is not replaced",
+        _ => "there is a device at its name, which is not replaced",
+    }))
 }
 
 fn temporary_name(name: &[u8]) -> io::Result<Vec<u8>> {
     let mut random = [0; RANDOM];
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(name_with(name, random))
+}
+
+/// The temporary name for `name` that is the same in every copy; `use_` tells apart what is kept for
+/// it.
+pub(super) fn lasting_name(name: &[u8], use_: &str) -> Vec<u8> {
+    let hash = blake3::Hasher::new()
+        .update(use_.as_bytes())
+        .update(name)
+        .finalize();
+    let mut letters = [0; RANDOM];
+    letters.copy_from_slice(hash.as_bytes().split_at(RANDOM).0);
+    name_with(name, letters)
+}
+
+fn name_with(name: &[u8], random: [u8; RANDOM]) -> Vec<u8> {
     let letters = random.map(|byte| LETTERS.get(usize::from(byte % 32)).copied().unwrap_or(b'a'));
     let room = NAME_BYTES - 2 - RANDOM - SUFFIX.len();
     let name = name.get(..room).unwrap_or(name);
-    Ok([b".", name, b".", &letters, SUFFIX].concat())
+    [b".", name, b".", &letters, SUFFIX].concat()
 }
 
 /// Whether a name is one that [`temporary_name`] makes, for whatever file.
-fn is_temporary(name: &[u8]) -> bool {
+pub(super) fn is_temporary(name: &[u8]) -> bool {
     let rest = name.strip_prefix(b".");
     let Some(rest) = rest.and_then(|rest| rest.strip_suffix(SUFFIX)) else {
         return false;
@@ -218,7 +248,7 @@ mod tests {
             stale: Duration::ZERO,
             ..Sweep::default()
         };
-        let place = Place::new(opened.as_fd(), 0, &sweep);
+        let place = Place::new(opened.as_fd(), &sweep);
         let kept = ["f", ".legatus", ".abcdefgh.legatus", ".f.abcdefg1.legatus"];
         for name in kept {
             fs::write(folder.path().join(name), b"").unwrap();
@@ -237,8 +267,11 @@ mod tests {
     #[test]
     fn temporary_names_are_known_as_such() {
         for name in [&b"f"[..], b"a.b", &[b'x'; 255]] {
-            let temporary = temporary_name(name).unwrap();
-            assert!(is_temporary(&temporary) && temporary.len() <= NAME_BYTES);
+            for temporary in [temporary_name(name).unwrap(), lasting_name(name, "map")] {
+                assert!(is_temporary(&temporary) && temporary.len() <= NAME_BYTES);
+            }
+            assert_eq!(lasting_name(name, "map"), lasting_name(name, "map"));
+            assert_ne!(lasting_name(name, "map"), lasting_name(name, "part"));
         }
     }
 }

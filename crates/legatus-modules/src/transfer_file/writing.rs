@@ -1,102 +1,619 @@
-//! One file that a target is writing, from its first byte to its name.
+//! The part of a target that writes: contents of files as they come, verified before each appears at
+//! its name.
 
+use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, linkat, unlinkat};
+use rustix::io::Errno;
+use tokio::sync::mpsc;
 
-use super::durability::Durability;
-use super::messages::{Attributes, PERMISSIONS, WriteOptions};
+use super::compression::Unpacker;
+use super::delta::BLOCK_BYTES;
+use super::messages::piece::Piece;
+use super::messages::{Begin, Copy, Failure, FileEnd, Misbehaved, Pieces};
+use super::metadata;
+use super::partial::Partial;
+use super::report::reason;
 use super::staged::Staged;
+use super::target::{Notice, Pending, Shared, TargetError};
 use super::temporary::Place;
+use super::transcript::Transcript;
 
-/// The mode of a file whose source tells none, as in the Go original.
-const FILE_MODE: u32 = 0o664;
+/// Complete files that wait for the disk together, at most; each has a descriptor.
+const BATCH_FILES: usize = 256;
+/// Their contents in bytes, at most: what a kill loses of small files.
+const BATCH_BYTES: u64 = 16 << 20;
 
 /// Bytes of a file after which they begin to go to the disk.
 const WRITE_BACK_BYTES: u64 = 16 << 20;
 
-/// A file whose contents are coming.
-#[derive(Debug)]
-pub(super) struct Writing {
-    staged: Staged,
-    name: Bytes,
-    attributes: Attributes,
-    hasher: blake3::Hasher,
-    bytes: u64,
-    /// So many of them are on their way to the disk.
+/// Bytes that are copied at a time from the older file.
+const COPY_BYTES: u64 = 1 << 20;
+
+/// Smaller files come to their end anyway before the source would hear that they are not wanted.
+const SKIPPED_BYTES: u64 = 1 << 20;
+
+/// The file whose contents are coming.
+struct Current {
+    entry: u64,
+    pending: Pending,
+    /// `None` if it could not be written: what comes is let pass.
+    file: Option<Growing>,
+    transcript: Transcript,
+    /// Of all contents, where they are read back in the end.
+    whole: Option<blake3::Hasher>,
+    at: u64,
     written_back: u64,
-    is_durable: bool,
+    reused: u64,
 }
 
-impl Writing {
-    /// Begins a file in a folder; `is_durable` if the disk is waited for in the end.
-    pub(super) fn begin(
-        place: Place<'_>,
-        name: Bytes,
-        attributes: Attributes,
-        is_durable: bool,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            staged: Staged::create(place, &name)?,
-            name,
-            attributes,
-            hasher: blake3::Hasher::new(),
-            bytes: 0,
-            written_back: 0,
-            is_durable,
-        })
+/// A file that is being written.
+struct Growing {
+    staged: Staged,
+    partial: Option<Partial>,
+    /// The last that came was a hole.
+    ends_in_hole: bool,
+}
+
+/// A file that is complete and has no name yet.
+struct Ready {
+    entry: u64,
+    pending: Pending,
+    file: Growing,
+    bytes: u64,
+    reused: u64,
+}
+
+/// Writes what comes.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    current: Option<Current>,
+    ready: Vec<Ready>,
+    ready_bytes: u64,
+    unpacker: Unpacker,
+    room: Vec<u8>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            current: None,
+            ready: Vec::new(),
+            ready_bytes: 0,
+            unpacker: Unpacker::default(),
+            room: Vec::new(),
+        }
     }
 
-    /// Its name in its folder.
-    pub(super) fn name(&self) -> Bytes {
-        self.name.clone()
+    /// Writes everything that comes; blocks. What is complete gets its name, however it ends.
+    pub(super) fn run(mut self, mut messages: mpsc::Receiver<Bytes>) -> Result<(), TargetError> {
+        let written = self.write_all(&mut messages);
+        let named = self.name_ready();
+        written.and(named)?;
+        self.shared.flush()
     }
 
-    /// How much has been written.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+    fn write_all(&mut self, messages: &mut mpsc::Receiver<Bytes>) -> Result<(), TargetError> {
+        loop {
+            let message = match messages.try_recv() {
+                Ok(message) => message,
+                Err(_) => {
+                    self.name_if_last()?;
+                    self.shared.flush()?;
+                    match messages.blocking_recv() {
+                        Some(message) => message,
+                        None => {
+                            // What is still wanted will not come.
+                            if self.shared.outstanding() > self.ready.len() as u64 {
+                                self.shared.stop();
+                            }
+                            return Ok(());
+                        }
+                    }
+                }
+            };
+            for piece in Pieces(message) {
+                self.take(piece?)?;
+            }
+            if self.shared.is_stopped() {
+                return Err(TargetError::Interrupted);
+            }
+        }
     }
 
-    /// Writes the next bytes; what is handed to write(2) is what is hashed.
-    pub(super) fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        self.hasher.update(data);
-        self.bytes = self.bytes.saturating_add(data.len() as u64);
-        self.staged.write(data)?;
-        let waiting = self.bytes.saturating_sub(self.written_back);
-        if self.is_durable && waiting >= WRITE_BACK_BYTES {
-            self.staged.start_write_back(self.written_back, waiting);
-            self.written_back = self.bytes;
+    fn take(&mut self, piece: Piece) -> Result<(), TargetError> {
+        match (piece, self.current.is_some()) {
+            (Piece::Begin(begin), false) => self.begin(begin),
+            (Piece::Data(data), true) => self.data(&data),
+            (Piece::Packed(packed), true) => {
+                let mut unpacker = std::mem::take(&mut self.unpacker);
+                let written = unpacker.unpack(&packed).map(|data| self.data(data));
+                self.unpacker = unpacker;
+                written?
+            }
+            (Piece::Copy(copy), true) => self.copy(copy),
+            (Piece::Hole(length), true) => self.hole(length),
+            (Piece::Check(digest), true) => self.check(&digest),
+            (Piece::FileEnd(end), true) => self.end(&end),
+            _ => Err(Misbehaved("a piece out of order").into()),
+        }
+    }
+
+    fn begin(&mut self, begin: Begin) -> Result<(), TargetError> {
+        let pending = self.shared.take(begin.entry);
+        let mut pending = pending.ok_or(Misbehaved("contents that nobody asked for"))?;
+        self.shared.gauge.current(&pending.name);
+        if let Some(now) = begin.attributes {
+            // The owner is that of the entry; what of the rest matters is new.
+            pending.attributes.mode = now.mode;
+            pending.attributes.modified = now.modified;
+        }
+        let begun = Growing::begin(&mut pending, begin.offset);
+        let mut current = Current {
+            entry: begin.entry,
+            pending,
+            file: None,
+            transcript: Transcript::default(),
+            whole: self.shared.options.verify_disk.then(blake3::Hasher::new),
+            at: begin.offset,
+            written_back: begin.offset,
+            reused: begin.offset,
+        };
+        self.shared.gauge.advance(begin.offset, 0);
+        let result = match begun {
+            Ok(file) => {
+                current.file = Some(file);
+                current.hash_kept()
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                return Err(Misbehaved("an offset that was not asked for").into());
+            }
+            Err(error) => Err(error),
+        };
+        self.current = Some(current);
+        result.or_else(|error| self.give_up(&error))
+    }
+
+    /// Tells that the file that is coming cannot be written, and lets the rest of it pass.
+    fn give_up(&mut self, error: &io::Error) -> Result<(), TargetError> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if let Some(Growing {
+            partial: Some(partial),
+            ..
+        }) = current.file.take()
+        {
+            partial.discard();
+        }
+        let path = current.pending.site.path(Some(&current.pending.name));
+        if current.pending.size >= SKIPPED_BYTES {
+            self.shared.tell(Notice::Skip(current.entry))?;
+        }
+        self.shared
+            .failed(Failure::new("write", path, reason(error)))?;
+        self.shared.flush()
+    }
+
+    fn data(&mut self, data: &[u8]) -> Result<(), TargetError> {
+        self.shared.gauge.advance(data.len() as u64, 0);
+        let is_durable = self.shared.durability.is_enabled();
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        let written = current.data(data, is_durable);
+        written.or_else(|error| self.give_up(&error))
+    }
+
+    fn hole(&mut self, length: u64) -> Result<(), TargetError> {
+        self.shared.gauge.advance(length, 0);
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        let skipped = current.hole(length);
+        skipped.or_else(|error| self.give_up(&error))
+    }
+
+    fn copy(&mut self, copy: Copy) -> Result<(), TargetError> {
+        let is_durable = self.shared.durability.is_enabled();
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        let Some((_, block)) = &current.pending.basis else {
+            return Err(Misbehaved("blocks of a file that is not there").into());
+        };
+        let bytes = copy.count.checked_mul(*block);
+        let start = copy.first.checked_mul(*block);
+        let (Some(bytes), Some(start)) = (bytes, start) else {
+            return Err(Misbehaved("blocks that cannot be").into());
+        };
+        self.shared.gauge.advance(bytes, 0);
+        let copied = current.copy(start, bytes, &mut self.room, is_durable);
+        copied.or_else(|error| self.give_up(&error))
+    }
+
+    fn check(&mut self, digest: &[u8]) -> Result<(), TargetError> {
+        let is_durable = self.shared.durability.is_enabled();
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if current.file.is_none() {
+            return Ok(());
+        }
+        if current.transcript.finish().as_bytes()[..] != *digest {
+            return self.mismatch();
+        }
+        let passed = current.passed(is_durable);
+        passed.or_else(|error| self.give_up(&error))
+    }
+
+    /// What was written is not what was read: the file is asked for once more, from scratch.
+    fn mismatch(&mut self) -> Result<(), TargetError> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if current.pending.is_second {
+            let why = "its contents are not what the other side read";
+            return self.give_up(&io::Error::other(why));
+        }
+        if let Some(Growing {
+            partial: Some(partial),
+            ..
+        }) = current.file.take()
+        {
+            partial.discard();
+        }
+        current.pending.is_second = true;
+        if current.pending.size >= SKIPPED_BYTES {
+            self.shared.tell(Notice::Skip(current.entry))?;
+            self.shared.flush()?;
         }
         Ok(())
     }
 
-    /// Verifies the file and lets it appear at its name in its folder.
-    pub(super) fn complete(
-        mut self,
-        digest: &[u8],
-        options: &WriteOptions,
-        durability: &mut Durability,
-        place: Place<'_>,
-    ) -> io::Result<()> {
-        if self.hasher.finalize().as_bytes().as_slice() != digest {
-            let why = "its contents are not what the other side read";
-            return Err(io::Error::other(why));
+    fn end(&mut self, end: &FileEnd) -> Result<(), TargetError> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if end.digest.is_empty() {
+            return self.useless(end);
         }
-        if options.verify_disk {
-            self.staged.sync()?;
-            if self.staged.digest_on_disk()?.as_bytes().as_slice() != digest {
+        let is_it = current.transcript.finish().as_bytes()[..] == end.digest[..];
+        if current.file.is_some() && !(is_it && current.at == end.size) {
+            self.mismatch()?;
+        } else if current.file.is_some() {
+            let options = &self.shared.options;
+            let mode = self.shared.file_mode(&current.pending.attributes);
+            match current.complete(options, mode) {
+                Ok(lost) => self.shared.note_lost(lost),
+                Err(error) => self.give_up(&error)?,
+            }
+        }
+        let Some(current) = self.current.take() else {
+            return Ok(());
+        };
+        if current.pending.basis.is_some() {
+            self.shared.with_sums.leave();
+        }
+        match current.file {
+            Some(file) => self.ready(Ready {
+                entry: current.entry,
+                pending: current.pending,
+                file,
+                bytes: current.at,
+                reused: current.reused,
+            }),
+            None => self.done_without(current.entry, current.pending),
+        }
+    }
+
+    /// The source could not read it, or does not send it because we did not want it.
+    fn useless(&mut self, end: &FileEnd) -> Result<(), TargetError> {
+        let Some(current) = self.current.take() else {
+            return Ok(());
+        };
+        if current.pending.basis.is_some() {
+            self.shared.with_sums.leave();
+        }
+        let was_skipped = current.file.is_none();
+        if let Some(file) = current.file {
+            // It may be read another time; what was verified of it may still be of use then.
+            drop(file);
+            self.shared
+                .failed_at_source(end.failure.clone().unwrap_or_default())?;
+        }
+        if was_skipped {
+            return self.done_without(current.entry, current.pending);
+        }
+        self.shared.gauge.advance(0, 1);
+        self.shared.settle(current.entry, &current.pending.site)
+    }
+
+    /// A file did not become one: it is asked for again, or done with.
+    fn done_without(&mut self, entry: u64, mut pending: Pending) -> Result<(), TargetError> {
+        if pending.asks_again() {
+            pending.basis = None;
+            self.shared.put_back(entry, pending);
+            self.shared.tell(Notice::Wanted(entry))?;
+            return self.shared.flush();
+        }
+        self.shared.gauge.advance(0, 1);
+        self.shared.settle(entry, &pending.site)
+    }
+
+    fn ready(&mut self, ready: Ready) -> Result<(), TargetError> {
+        self.shared.gauge.advance(0, 1);
+        self.ready_bytes = self.ready_bytes.saturating_add(ready.bytes);
+        let is_large = ready.file.partial.is_some();
+        self.ready.push(ready);
+        if is_large || self.ready.len() >= BATCH_FILES || self.ready_bytes >= BATCH_BYTES {
+            return self.name_ready();
+        }
+        Ok(())
+    }
+
+    /// Names what is complete, if no other file is on its way that could be waited for with it.
+    fn name_if_last(&mut self) -> Result<(), TargetError> {
+        if self.ready.len() as u64 == self.shared.outstanding() {
+            return self.name_ready();
+        }
+        Ok(())
+    }
+
+    /// Waits for the disk, and lets all files that are complete appear at their names.
+    fn name_ready(&mut self) -> Result<(), TargetError> {
+        self.ready_bytes = 0;
+        let mut ready = VecDeque::from(std::mem::take(&mut self.ready));
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let files = ready
+            .iter()
+            .map(|ready| (&ready.file.staged, ready.pending.site.device()));
+        let synced = self.shared.durability.files(files);
+        while let Some(ready) = ready.pop_front() {
+            let (bytes, reused) = (ready.bytes, ready.reused);
+            let (entry, site) = (ready.entry, Arc::clone(&ready.pending.site));
+            let path = |pending: &Pending| pending.site.path(Some(&pending.name));
+            let shown = path(&ready.pending);
+            let named = match &synced {
+                Ok(()) => ready.name(&self.shared),
+                Err(error) => Err(io::Error::other(reason(error))),
+            };
+            match named {
+                Ok(()) => {
+                    let mut finished = self.shared.finished();
+                    finished.files += 1;
+                    finished.bytes = finished.bytes.saturating_add(bytes);
+                    finished.reused = finished.reused.saturating_add(reused);
+                }
+                Err(error) => {
+                    self.shared
+                        .failed(Failure::new("write", shown, reason(&error)))?;
+                }
+            }
+            self.shared.settle(entry, &site)?;
+        }
+        Ok(())
+    }
+}
+
+impl Growing {
+    fn begin(pending: &mut Pending, offset: u64) -> io::Result<Self> {
+        if let Some((mut partial, file)) = pending.partial.take() {
+            if offset == 0 {
+                partial.restart()?;
+            } else if offset != partial.verified() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            return Ok(Self {
+                staged: Staged::lasting(file, offset)?,
+                partial: Some(partial),
+                ends_in_hole: false,
+            });
+        }
+        if offset > 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let folder = pending.site.open()?;
+        let place = Place::new(folder.as_fd(), &pending.site.sweep);
+        Ok(Self {
+            staged: Staged::create(place, &pending.name)?,
+            partial: None,
+            ends_in_hole: false,
+        })
+    }
+}
+
+impl Pending {
+    /// Whether the file is to be asked for once more, now.
+    fn asks_again(&mut self) -> bool {
+        self.is_second && !std::mem::replace(&mut self.was_asked_again, true)
+    }
+}
+
+impl Current {
+    fn data(&mut self, data: &[u8], is_durable: bool) -> io::Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        self.transcript.data(data);
+        if let Some(whole) = &mut self.whole {
+            whole.update(data);
+        }
+        file.staged.write(data)?;
+        file.ends_in_hole = false;
+        self.wrote(data.len() as u64, is_durable);
+        Ok(())
+    }
+
+    fn wrote(&mut self, bytes: u64, is_durable: bool) {
+        self.at = self.at.saturating_add(bytes);
+        let waiting = self.at.saturating_sub(self.written_back);
+        if let Some(file) = &self.file
+            && is_durable
+            && waiting >= WRITE_BACK_BYTES
+        {
+            file.staged.start_write_back(self.written_back, waiting);
+            self.written_back = self.at;
+        }
+    }
+
+    fn hole(&mut self, length: u64) -> io::Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        self.transcript.hole(length);
+        if let Some(whole) = &mut self.whole {
+            let zeros = [0; 64 << 10];
+            let mut left = length;
+            while left > 0 {
+                let now = left.min(zeros.len() as u64);
+                whole.update(
+                    zeros
+                        .get(..usize::try_from(now).unwrap_or(0))
+                        .unwrap_or(&zeros),
+                );
+                left -= now;
+            }
+        }
+        file.staged.skip(length)?;
+        file.ends_in_hole = true;
+        self.at = self.at.checked_add(length).ok_or(Errno::FBIG)?;
+        Ok(())
+    }
+
+    /// Copies blocks of the older file; what is handed to write(2) is what is hashed.
+    fn copy(
+        &mut self,
+        mut from: u64,
+        mut bytes: u64,
+        room: &mut Vec<u8>,
+        is_durable: bool,
+    ) -> io::Result<()> {
+        let (Some(file), Some((basis, block))) = (&mut self.file, &self.pending.basis) else {
+            return Ok(());
+        };
+        // Whole blocks at a time, some of them if they are short.
+        let together = (COPY_BYTES / block).max(1) * block;
+        debug_assert!(*block <= BLOCK_BYTES);
+        let block = usize::try_from(*block).unwrap_or(usize::MAX);
+        let mut copied = 0;
+        while bytes > 0 {
+            let now = together.min(bytes);
+            let length = usize::try_from(now).unwrap_or(usize::MAX);
+            if room.len() < length {
+                room.resize(length, 0);
+            }
+            let data = room.get_mut(..length).unwrap_or_default();
+            basis.read_exact_at(data, from)?;
+            for window in data.chunks_exact(block) {
+                self.transcript
+                    .block(&blake3::hash(window), window.len() as u64);
+            }
+            if let Some(whole) = &mut self.whole {
+                whole.update(data);
+            }
+            file.staged.write(data)?;
+            from = from.saturating_add(now);
+            bytes -= now;
+            copied += now;
+        }
+        file.ends_in_hole = false;
+        self.reused = self.reused.saturating_add(copied);
+        self.wrote(copied, is_durable);
+        Ok(())
+    }
+
+    /// Hashes what was kept of an interrupted copy, where all is to be read back in the end.
+    fn hash_kept(&mut self) -> io::Result<()> {
+        let (Some(whole), Some(file)) = (&mut self.whole, &self.file) else {
+            return Ok(());
+        };
+        let mut room = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < self.at {
+            let now = usize::try_from(self.at - at)
+                .unwrap_or(room.len())
+                .min(room.len());
+            let data = room.get_mut(..now).unwrap_or_default();
+            file.staged.file().read_exact_at(data, at)?;
+            whole.update(data);
+            at += now as u64;
+        }
+        Ok(())
+    }
+
+    fn passed(&mut self, is_durable: bool) -> io::Result<()> {
+        let Some(Growing {
+            staged,
+            partial: Some(partial),
+            ends_in_hole,
+        }) = &mut self.file
+        else {
+            return Ok(());
+        };
+        if std::mem::take(ends_in_hole) {
+            staged.end_at(self.at)?;
+        }
+        partial.passed(self.at, staged.file(), is_durable)
+    }
+
+    /// Does everything that a complete file needs before it gets its name.
+    fn complete(
+        &mut self,
+        options: &super::messages::Options,
+        (mode, is_given): (rustix::fs::Mode, bool),
+    ) -> io::Result<metadata::Lost> {
+        let Some(file) = &mut self.file else {
+            return Ok(metadata::Lost::default());
+        };
+        if file.ends_in_hole {
+            file.staged.end_at(self.at)?;
+        }
+        if let Some(whole) = &self.whole {
+            file.staged.sync()?;
+            if file.staged.digest_on_disk()? != whole.finalize() {
                 let why = "the disk gives back other contents than were written";
                 return Err(io::Error::other(why));
             }
         }
-        let mode = match options.mode {
-            Some(mode) => Mode::from_raw_mode(mode & PERMISSIONS),
-            None => self.attributes.file_mode(FILE_MODE),
-        };
-        self.staged
-            .set_attributes(mode, self.attributes.timestamp())?;
-        durability.file(&self.staged, self.bytes, place)?;
-        self.staged.commit(place, &self.name)
+        let attributes = &self.pending.attributes;
+        metadata::set(
+            file.staged.as_fd(),
+            attributes,
+            mode,
+            is_given,
+            options.archive,
+        )
+    }
+}
+
+impl Ready {
+    fn name(self, shared: &Shared) -> io::Result<()> {
+        let folder = self.pending.site.open()?;
+        let name = self.pending.name.as_slice();
+        let suffix = &shared.options.backup;
+        if self.pending.replaces && !suffix.is_empty() && !name.ends_with(suffix) {
+            let backup = [name, suffix].concat();
+            match unlinkat(&*folder, &backup, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+            linkat(&*folder, name, &*folder, backup, AtFlags::empty())?;
+        }
+        match self.file.partial {
+            Some(partial) => partial.commit(name),
+            None => {
+                let place = Place::new(folder.as_fd(), &self.pending.site.sweep);
+                self.file.staged.commit(place, name)
+            }
+        }
     }
 }

@@ -155,9 +155,14 @@ fn hint(argument: &Argument) -> ValueHint {
     match (argument.value, argument.kind) {
         (ValueKind::Path | ValueKind::Location, _) => ValueHint::AnyPath,
         (ValueKind::Text, ArgumentKind::Trailing) => ValueHint::CommandWithArguments,
-        (ValueKind::Text | ValueKind::Number | ValueKind::Mode | ValueKind::Duration, _) => {
-            ValueHint::Unknown
-        }
+        (
+            ValueKind::Text
+            | ValueKind::Number
+            | ValueKind::Size
+            | ValueKind::Mode
+            | ValueKind::Duration,
+            _,
+        ) => ValueHint::Unknown,
     }
 }
 
@@ -173,6 +178,7 @@ fn check(kind: ValueKind, value: OsString) -> Result<(), ArgumentError> {
     let arguments = Arguments::new().with("", value);
     match kind {
         ValueKind::Number => arguments.number("").map(drop),
+        ValueKind::Size => arguments.size("").map(drop),
         ValueKind::Mode => arguments.mode("").map(drop),
         ValueKind::Duration => arguments.duration("").map(drop),
         ValueKind::Text | ValueKind::Path | ValueKind::Location => Ok(()),

@@ -186,7 +186,7 @@ async fn many_small_files_arrive() {
         assert_eq!(
             told.records,
             [format!(
-                r#"{{"files":1000,"folders":8,"links":0,"bytes":{bytes},"failed":0,"vanished":0}}"#
+                r#"{{"files":1000,"folders":8,"links":0,"bytes":{bytes},"failed":0,"vanished":0,"unchanged":0,"deleted":0,"reused":0}}"#
             )]
         );
     }

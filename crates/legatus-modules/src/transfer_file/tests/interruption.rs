@@ -64,7 +64,7 @@ async fn a_source_that_changes_while_it_is_read_is_told_and_the_old_file_stays()
                 "{reason}: {reports:?}"
             );
             assert_eq!(fs::read(scene.path("target/large")).unwrap(), b"old");
-            assert_eq!(scene.names("target"), ["large", "next"]);
+            assert_eq!(scene.visible("target"), ["large", "next"]);
         }
     }
 }
@@ -126,7 +126,7 @@ async fn a_client_that_is_gone_in_the_middle_leaves_no_part_of_a_file() {
             matches!(outcome, Outcome::Failed(_) | Outcome::Cancelled),
             "{outcome:?}"
         );
-        assert_eq!(scene.names("target"), ["large"]);
+        assert_eq!(scene.visible("target"), ["large"]);
         assert_eq!(fs::read(scene.path("target/large")).unwrap(), b"old");
     }
 }

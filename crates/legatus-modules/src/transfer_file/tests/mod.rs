@@ -6,4 +6,5 @@ mod hostile;
 mod interruption;
 mod placement;
 mod support;
+mod sync;
 mod watching;

@@ -130,6 +130,13 @@ impl Scene {
         self.run(arguments).await
     }
 
+    /// Names of what is in a folder, without what is kept of files that did not come to their end.
+    pub(super) fn visible(&self, folder: &str) -> Vec<String> {
+        let mut names = self.names(folder);
+        names.retain(|name| !(name.starts_with('.') && name.ends_with(".legatus")));
+        names
+    }
+
     /// Names of all that is in a folder.
     pub(super) fn names(&self, folder: &str) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.path(folder))

@@ -159,7 +159,7 @@ async fn a_user_who_stops_a_copy_finds_no_part_of_a_file() {
             let outcome: Outcome = scene.module().send(arguments, &meddler, &user).await.into();
             assert_eq!(outcome, Outcome::Cancelled);
             assert_ne!(meddler.commander().await, Outcome::SUCCESS);
-            assert_eq!(scene.names("target"), ["large"]);
+            assert_eq!(scene.visible("target"), ["large"]);
             assert_eq!(fs::read(scene.path("target/large")).unwrap(), b"old");
         }
     }
@@ -176,6 +176,6 @@ async fn a_server_that_cancels_ends_the_copy_as_cancelled() {
         let arguments = scene.arguments(direction, &[b"source"], b"target");
         let outcome: Outcome = scene.module().send(arguments, &caller, &local).await.into();
         assert_eq!(outcome, Outcome::Cancelled, "{direction:?}");
-        assert_eq!(scene.names(""), ["source"]);
+        assert_eq!(scene.visible(""), ["source"]);
     }
 }

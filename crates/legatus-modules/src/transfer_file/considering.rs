@@ -1,0 +1,253 @@
+//! What a target does about a file: nothing, set its attributes, or ask for its contents.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, statat};
+use rustix::io::Errno;
+
+use super::change::Differences;
+use super::delta;
+use super::folders::open_beneath;
+use super::judging::{Judge, kind};
+use super::messages::{Attributes, Rest};
+use super::metadata;
+use super::partial::{self, PARTIAL_BYTES, Partial};
+use super::site::Site;
+use super::target::{Notice, Pending};
+use super::temporary::Place;
+use super::xattrs;
+
+impl Judge {
+    /// Decides about a file; true if its contents are asked for.
+    pub(super) fn consider(
+        &mut self,
+        site: &Arc<Site>,
+        name: &[u8],
+        attributes: Attributes,
+        file: &super::messages::File,
+    ) -> io::Result<bool> {
+        let stat = self.look(site, name)?;
+        let differences = match &stat {
+            Some(stat) if kind(stat) == FileType::RegularFile => {
+                self.compare(site, name, &attributes, file, stat)?
+            }
+            _ => Differences {
+                is_new: true,
+                ..Differences::default()
+            },
+        };
+        let other_contents = differences.is_new
+            || differences.contents
+            || differences.size
+            || differences.time && !self.shared.options.checksum;
+        if !other_contents {
+            self.keep(site, name, &attributes, differences, file.size)?;
+            return Ok(false);
+        }
+        if let Some(stat) = &stat {
+            self.make_way(name, stat)?;
+        }
+        self.change(differences.flags('>', 'f'), site, name, false, b"");
+        if self.shared.options.dry_run {
+            self.shared.finished().files += 1;
+            self.shared.gauge.advance(file.size, 1);
+            return Ok(false);
+        }
+        let older = stat.filter(|_| !differences.is_new);
+        self.want(site, name, attributes, file.size, older.as_ref())?;
+        Ok(true)
+    }
+
+    fn look(&self, site: &Arc<Site>, name: &[u8]) -> io::Result<Option<Stat>> {
+        if site.is_new {
+            return Ok(None);
+        }
+        match statat(&*site.open()?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn compare(
+        &self,
+        site: &Arc<Site>,
+        name: &[u8],
+        attributes: &Attributes,
+        file: &super::messages::File,
+        stat: &Stat,
+    ) -> io::Result<Differences> {
+        let options = &self.shared.options;
+        let folder = site.open()?;
+        let (mode, _) = self.shared.file_mode(attributes);
+        let present = || xattrs::of(&*folder, name);
+        let mut told =
+            metadata::differences(attributes, Some(mode), stat, present, options.archive);
+        told.size = u64::try_from(stat.st_size).ok() != Some(file.size);
+        // Files of /proc say that they are empty and are not.
+        if !told.size && options.checksum {
+            let opened = open_older(site, name)?;
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(opened)?;
+            told.contents = hasher.finalize().as_bytes()[..] != file.digest[..];
+        }
+        Ok(told)
+    }
+
+    /// Leaves a file that is as it should be, its attributes perhaps aside.
+    fn keep(
+        &self,
+        site: &Arc<Site>,
+        name: &[u8],
+        attributes: &Attributes,
+        differences: Differences,
+        size: u64,
+    ) -> io::Result<()> {
+        let shared = &self.shared;
+        shared.gauge.advance(size, 1);
+        shared.finished().unchanged += 1;
+        if size >= PARTIAL_BYTES && !shared.options.dry_run {
+            // A copy that was killed after it gave the file its name.
+            partial::remove(&*site.open()?, name);
+        }
+        if !differences.any() {
+            return Ok(());
+        }
+        self.change(differences.flags('.', 'f'), site, name, false, b"");
+        if shared.options.dry_run {
+            return Ok(());
+        }
+        let (mode, is_given) = shared.file_mode(attributes);
+        let file = match open_older(site, name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                // Its owner may give it another mode, though not look into it.
+                let (folder, flags) = (site.open()?, AtFlags::empty());
+                rustix::fs::chmodat(&*folder, name, mode | Mode::RUSR, flags)?;
+                open_older(site, name)?
+            }
+            Err(error) => return Err(error),
+        };
+        let archive = shared.options.archive;
+        let file = std::os::fd::AsFd::as_fd(&file);
+        let lost = metadata::set(file, attributes, mode, is_given, archive)?;
+        shared.note_lost(lost);
+        site.touch();
+        Ok(())
+    }
+
+    /// Asks for the contents of a file.
+    fn want(
+        &mut self,
+        site: &Arc<Site>,
+        name: &[u8],
+        attributes: Attributes,
+        size: u64,
+        older: Option<&Stat>,
+    ) -> io::Result<()> {
+        site.touch();
+        let number = self.number;
+        let mut pending = Pending {
+            site: Arc::clone(site),
+            name: name.to_vec(),
+            attributes,
+            size,
+            basis: None,
+            partial: None,
+            is_second: false,
+            was_asked_again: false,
+            replaces: older.is_some(),
+        };
+        let mut rest = Rest {
+            entry: number,
+            ..Rest::default()
+        };
+        if size >= PARTIAL_BYTES {
+            pending.partial = self.take_partial(&pending)?;
+            rest.offset = pending
+                .partial
+                .as_ref()
+                .map_or(0, |(partial, _)| partial.verified());
+            if let Some(older) = older {
+                self.tell_older(&mut pending, &mut rest, older)?;
+            }
+        } else if let Some(older) = older
+            && size >= delta::DELTA_BYTES
+        {
+            self.tell_older(&mut pending, &mut rest, older)?;
+        }
+        let notice = if rest.offset > 0 || rest.block_bytes > 0 {
+            Notice::Rest(rest)
+        } else {
+            Notice::Wanted(number)
+        };
+        self.shared.want(number, pending);
+        // Interrupted: the thread hears of it when it goes on.
+        self.shared.tell(notice).map_err(io::Error::other)
+    }
+
+    fn take_partial(&self, pending: &Pending) -> io::Result<Option<(Partial, File)>> {
+        let folder = pending.site.open()?;
+        Place::new(std::os::fd::AsFd::as_fd(&folder), &pending.site.sweep).sweep();
+        let taken = Partial::take(&folder, &pending.name, pending.size, &pending.attributes);
+        match taken {
+            Ok(Some((mut partial, file))) => {
+                if self.shared.options.checksum && partial.verified() > 0 {
+                    // Times are not trusted.
+                    partial.restart()?;
+                }
+                Ok(Some((partial, file)))
+            }
+            other => other,
+        }
+    }
+
+    /// Tells what the older file has, if that is likely to help.
+    fn tell_older(
+        &mut self,
+        pending: &mut Pending,
+        rest: &mut Rest,
+        older: &Stat,
+    ) -> io::Result<()> {
+        let size = u64::try_from(older.st_size).unwrap_or_default();
+        let block = delta::block_bytes(size);
+        let left = pending.size.saturating_sub(rest.offset);
+        if self.shared.options.whole_file || size < delta::DELTA_BYTES || block == 0 || left < block
+        {
+            return Ok(());
+        }
+        // What cannot be read does not help.
+        let Ok(file) = open_older(&pending.site, &pending.name) else {
+            return Ok(());
+        };
+        // What waits for contents is asked for first.
+        self.shared.flush().map_err(io::Error::other)?;
+        if !self.shared.with_sums.enter(&self.shared.stop) {
+            return Ok(());
+        }
+        let stop = || self.shared.stop.load(Ordering::Relaxed);
+        match delta::sums(&file, size, block, &stop) {
+            Ok(Some(sums)) => {
+                rest.block_bytes = block;
+                rest.sums = sums.into();
+                pending.basis = Some((file, block));
+            }
+            // It changes: it is of no help.
+            Ok(None) | Err(_) => self.shared.with_sums.leave(),
+        }
+        Ok(())
+    }
+}
+
+/// Opens the file that is there.
+fn open_older(site: &Arc<Site>, name: &[u8]) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = open_beneath(&*site.open()?, name, flags, Mode::empty())?;
+    if super::folders::kind(&opened)? != FileType::RegularFile {
+        return Err(io::Error::other("it was replaced meanwhile"));
+    }
+    Ok(opened.into())
+}

@@ -1,0 +1,192 @@
+//! Sends a file of which the target has an older one: finds its blocks, sends the rest.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use legatus_core::limits::CHUNK_BYTES;
+
+use super::delta::{Known, Rolling};
+use super::messages::Copy;
+use super::messages::piece::Piece;
+use super::packer::Stopped;
+use super::reading::{Reader, Useless, shrunk};
+
+/// Bytes that are read at a time, beside the blocks.
+const READ_BYTES: usize = 1 << 20;
+
+/// The search through one file.
+pub(super) struct Matching<'a> {
+    reader: &'a mut Reader,
+    file: &'a File,
+    known: &'a Known,
+    /// Contents from `start` on; `next` is where the window begins.
+    room: Vec<u8>,
+    filled: usize,
+    /// What is before it was sent.
+    sent: usize,
+    next: usize,
+    /// The offset of the end of `room` in the file.
+    read: u64,
+    whole: u64,
+    /// Blocks that were found, one after the other.
+    run: Copy,
+}
+
+impl<'a> Matching<'a> {
+    pub(super) fn new(
+        reader: &'a mut Reader,
+        file: &'a File,
+        known: &'a Known,
+        offset: u64,
+        whole: u64,
+    ) -> Self {
+        Self {
+            reader,
+            file,
+            known,
+            room: vec![0; 2 * known.block().max(CHUNK_BYTES) + READ_BYTES],
+            filled: 0,
+            sent: 0,
+            next: 0,
+            read: offset,
+            whole,
+            run: Copy::default(),
+        }
+    }
+
+    /// Sends the file; returns its length.
+    pub(super) fn run(mut self) -> Result<Result<u64, Useless>, Stopped> {
+        let block = self.known.block();
+        loop {
+            if self.reader.is_unwanted() {
+                return Ok(Err(Useless::Unwanted));
+            }
+            if let Err(useless) = self.fill() {
+                return Ok(Err(useless));
+            }
+            if self.filled - self.next < block {
+                break;
+            }
+            self.search()?;
+        }
+        self.end_run()?;
+        self.next = self.filled;
+        self.send_literal()?;
+        Ok(Ok(self.whole))
+    }
+
+    /// Looks through what was read, as far as whole windows go.
+    fn search(&mut self) -> Result<(), Stopped> {
+        let block = self.known.block();
+        let mut rolling = None;
+        while self.filled - self.next >= block {
+            let window = self
+                .room
+                .get(self.next..self.next + block)
+                .unwrap_or_default();
+            let sum = *rolling.get_or_insert_with(|| Rolling::of(window));
+            let value = Rolling::value(sum);
+            if self.known.may_have(value) {
+                let expected = (self.run.count > 0).then_some(self.run.first + self.run.count);
+                if let Some((number, hash)) = self.known.find(value, window, expected) {
+                    self.found(number, &hash)?;
+                    rolling = None;
+                    continue;
+                }
+            }
+            if self.run.count > 0 {
+                self.end_run()?;
+            }
+            self.step(&mut rolling, block);
+            if self.next - self.sent >= CHUNK_BYTES {
+                self.send_literal()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on to the next window that may be known, or to the end of what is there.
+    fn step(&mut self, rolling: &mut Option<Rolling>, block: usize) {
+        let Some(mut sum) = *rolling else { return };
+        let limit = (self.sent + CHUNK_BYTES).min(self.filled);
+        let old = self.room.get(self.next..limit).unwrap_or_default();
+        let new = self.room.get(self.next + block..self.filled);
+        let length = u32::try_from(block).unwrap_or(u32::MAX);
+        let mut steps = 0;
+        for (old, new) in old.iter().zip(new.unwrap_or_default()) {
+            sum.roll(length, *old, *new);
+            steps += 1;
+            if self.known.may_have(sum.value()) {
+                break;
+            }
+        }
+        // The last window there is ends here: the one after it needs more contents.
+        if steps == 0 {
+            steps = 1;
+            *rolling = None;
+        } else {
+            *rolling = Some(sum);
+        }
+        self.next += steps;
+    }
+
+    fn found(&mut self, number: u64, hash: &blake3::Hash) -> Result<(), Stopped> {
+        let block = self.known.block();
+        self.send_literal()?;
+        if self.run.count == 0 || self.run.first + self.run.count != number {
+            self.end_run()?;
+            self.run = Copy {
+                first: number,
+                count: 0,
+            };
+        }
+        self.run.count += 1;
+        self.reader.transcript.block(hash, block as u64);
+        self.reader.reused(block as u64);
+        self.next += block;
+        self.sent = self.next;
+        if self.reader.transcript.is_due() {
+            self.end_run()?;
+            self.reader.check(true)?;
+        }
+        Ok(())
+    }
+
+    fn end_run(&mut self) -> Result<(), Stopped> {
+        let run = std::mem::take(&mut self.run);
+        if run.count > 0 {
+            self.reader.packer.piece(Piece::Copy(run))?;
+        }
+        Ok(())
+    }
+
+    /// Sends what was passed and not found.
+    fn send_literal(&mut self) -> Result<(), Stopped> {
+        while self.sent < self.next {
+            let end = self.next.min(self.sent + CHUNK_BYTES);
+            let data = self.room.get(self.sent..end).unwrap_or_default();
+            self.reader.literal(data)?;
+            self.sent = end;
+            self.reader.check(true)?;
+        }
+        Ok(())
+    }
+
+    /// Reads on, keeping what was not sent.
+    fn fill(&mut self) -> Result<(), Useless> {
+        if self.sent > 0 {
+            self.room.copy_within(self.sent..self.filled, 0);
+            self.filled -= self.sent;
+            self.next -= self.sent;
+            self.sent = 0;
+        }
+        let left = usize::try_from(self.whole - self.read).unwrap_or(usize::MAX);
+        let room = self.room.get_mut(self.filled..).unwrap_or_default();
+        let wanted = room.len().min(left);
+        let room = room.get_mut(..wanted).unwrap_or_default();
+        self.file.read_exact_at(room, self.read).map_err(shrunk)?;
+        self.filled += wanted;
+        self.read += wanted as u64;
+        Ok(())
+    }
+}
