@@ -12,6 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(&files, [root])?;
     prost_build::Config::new()
         .bytes(["."])
+        // Packed and taken apart by hand; only tests make whole ones.
+        .type_attribute(".legatus.transfer_file.v1.SourceMessage", "#[cfg(test)]")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -5,8 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, statat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::change::Differences;
 use super::delta;
@@ -23,13 +22,13 @@ use super::xattrs;
 impl Judge {
     /// Decides about a file; true if its contents are asked for.
     pub(super) fn consider(
-        &mut self,
+        &self,
         site: &Arc<Site>,
         name: &[u8],
         attributes: Attributes,
         file: &super::messages::File,
     ) -> io::Result<bool> {
-        let stat = self.look(site, name)?;
+        let stat = self.stat(name)?;
         let differences = match &stat {
             Some(stat) if kind(stat) == FileType::RegularFile => {
                 self.compare(site, name, &attributes, file, stat)?
@@ -59,17 +58,6 @@ impl Judge {
         let older = stat.filter(|_| !differences.is_new);
         self.want(site, name, attributes, file.size, older.as_ref())?;
         Ok(true)
-    }
-
-    fn look(&self, site: &Arc<Site>, name: &[u8]) -> io::Result<Option<Stat>> {
-        if site.is_new {
-            return Ok(None);
-        }
-        match statat(&*site.open()?, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     fn compare(
@@ -141,7 +129,7 @@ impl Judge {
 
     /// Asks for the contents of a file.
     fn want(
-        &mut self,
+        &self,
         site: &Arc<Site>,
         name: &[u8],
         attributes: Attributes,
@@ -206,12 +194,7 @@ impl Judge {
     }
 
     /// Tells what the older file has, if that is likely to help.
-    fn tell_older(
-        &mut self,
-        pending: &mut Pending,
-        rest: &mut Rest,
-        older: &Stat,
-    ) -> io::Result<()> {
+    fn tell_older(&self, pending: &mut Pending, rest: &mut Rest, older: &Stat) -> io::Result<()> {
         let size = u64::try_from(older.st_size).unwrap_or_default();
         let block = delta::block_bytes(size);
         let left = pending.size.saturating_sub(rest.offset);

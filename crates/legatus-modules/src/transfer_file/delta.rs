@@ -41,21 +41,19 @@ pub(super) struct Rolling {
 impl Rolling {
     /// Of a whole window.
     pub(super) fn of(window: &[u8]) -> Self {
-        const LANES: usize = 32;
+        const LANES: u32 = 32;
         let (mut a, mut b) = (0_u32, 0_u32);
-        let mut groups = window.chunks_exact(LANES);
+        let mut groups = window.chunks_exact(LANES as usize);
         // b grows by LANES times the sum so far, and by the weighted bytes of the group: written so
         // that the compiler makes vectors of it.
         for group in &mut groups {
             let mut sum = 0_u32;
             let mut weighted = 0_u32;
-            for (byte, weight) in group.iter().zip((1..=LANES as u32).rev()) {
+            for (byte, weight) in group.iter().zip((1..=LANES).rev()) {
                 sum += u32::from(*byte);
                 weighted += u32::from(*byte) * weight;
             }
-            b = b
-                .wrapping_add(a.wrapping_mul(LANES as u32))
-                .wrapping_add(weighted);
+            b = b.wrapping_add(a.wrapping_mul(LANES)).wrapping_add(weighted);
             a = a.wrapping_add(sum);
         }
         for byte in groups.remainder() {
@@ -270,11 +268,11 @@ mod tests {
     use super::*;
 
     fn slow(window: &[u8]) -> u32 {
-        let n = window.len() as u32;
+        let n = u32::try_from(window.len()).unwrap();
         let (mut a, mut b) = (0_u32, 0_u32);
-        for (i, byte) in window.iter().enumerate() {
+        for (i, byte) in (0..n).zip(window) {
             a = a.wrapping_add(u32::from(*byte));
-            b = b.wrapping_add((n - i as u32).wrapping_mul(u32::from(*byte)));
+            b = b.wrapping_add((n - i).wrapping_mul(u32::from(*byte)));
         }
         (a & 0xffff) | (b << 16)
     }
@@ -286,10 +284,11 @@ mod tests {
             length in 1_usize..100,
         ) {
             let length = length.min(bytes.len());
+            let long = u32::try_from(length).unwrap();
             let mut rolling = Rolling::of(&bytes[..length]);
             prop_assert_eq!(rolling.value(), slow(&bytes[..length]));
             for start in 1..=bytes.len() - length {
-                rolling.roll(length as u32, bytes[start - 1], bytes[start + length - 1]);
+                rolling.roll(long, bytes[start - 1], bytes[start + length - 1]);
                 prop_assert_eq!(rolling.value(), slow(&bytes[start..start + length]));
             }
         }
@@ -308,10 +307,8 @@ mod tests {
     fn blocks_are_such_that_the_sums_of_any_file_fit_into_a_message() {
         for size in [1, DELTA_BYTES, 1 << 20, 1 << 30, 4 << 30, 1 << 40, u64::MAX] {
             let block = block_bytes(size);
-            if block > 0 {
-                assert!(size / block <= BLOCKS, "{size}");
-                assert!(block <= BLOCK_BYTES);
-            }
+            let blocks = size.checked_div(block).unwrap_or(0);
+            assert!(blocks <= BLOCKS && block <= BLOCK_BYTES, "{size}");
         }
         assert_eq!(block_bytes(1 << 30), 16 << 10);
         assert_eq!(block_bytes(u64::MAX), 0);

@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use prost::Message;
-use rustix::fs::{AtFlags, FileType, Stat, fstat, major, minor, statat};
+use rustix::fs::{FileType, Stat, fstat, major, minor};
 use tokio::sync::{mpsc, oneshot};
 
 use super::filter::Filter;
-use super::folders::{Step, Walk, open_folder};
+use super::folders::{Step, Walk};
 use super::ledger::{At, Ledger, Record};
 use super::messages::event::Event;
 use super::messages::{
@@ -36,12 +36,12 @@ pub(super) struct Lister {
     packer: Packer,
     packed: usize,
     ledger: Arc<Ledger>,
-    gauge: Arc<Gauge>,
-    filter: Filter,
+    pub(super) gauge: Arc<Gauge>,
+    pub(super) filter: Filter,
     options: Options,
     /// Count each source before it is copied.
-    count: bool,
-    total: Totals,
+    pub(super) count: bool,
+    pub(super) total: Totals,
     counts: SourceCounts,
     /// The path of the source that is being copied.
     base: Arc<[u8]>,
@@ -117,7 +117,7 @@ impl Lister {
     }
 
     /// Tells what is left of the folder that the walk has entered, until it is less deep than this.
-    fn tree(&mut self, walk: &mut Walk, above: usize) -> Result<(), Stopped> {
+    pub(super) fn tree(&mut self, walk: &mut Walk, above: usize) -> Result<(), Stopped> {
         while walk.depth() > above {
             match walk.next() {
                 Ok(None) => return Ok(()),
@@ -143,7 +143,12 @@ impl Lister {
     }
 
     /// Tells one entry of the folder that the walk is in.
-    fn found(&mut self, walk: &mut Walk, name: &[u8], kind: FileType) -> Result<(), Stopped> {
+    pub(super) fn found(
+        &mut self,
+        walk: &mut Walk,
+        name: &[u8],
+        kind: FileType,
+    ) -> Result<(), Stopped> {
         let looked = walk.folder().and_then(|folder| look(folder, name, kind));
         let opened = match looked {
             Ok(opened) => opened,
@@ -154,67 +159,6 @@ impl Lister {
             return Ok(());
         }
         self.entry(walk, opened, None, name)
-    }
-
-    /// Tells what these paths below the root name, and the folders on the way to it.
-    fn named(&mut self, walk: &mut Walk, paths: &[bytes::Bytes]) -> Result<(), Stopped> {
-        for path in paths {
-            let mut names: Vec<_> = path.split(|byte| *byte == b'/').collect();
-            names.retain(|name| !matches!(*name, b"" | b"."));
-            let Some(name) = names.pop() else {
-                self.tree(walk, walk.depth().saturating_sub(1))?;
-                continue;
-            };
-            if names::check_entry(name).is_err() || names.contains(&&b".."[..]) {
-                self.failed_at(path, "it leads out of the source")?;
-                continue;
-            }
-            let common = walk
-                .names()
-                .zip(&names)
-                .take_while(|(one, other)| one == *other);
-            let common = common.count();
-            while walk.depth() > common + 1 {
-                self.leave_implied(walk)?;
-            }
-            if self.enter_all(walk, names.get(common..).unwrap_or_default(), path)? {
-                let depth = walk.depth();
-                self.found(walk, name, FileType::Unknown)?;
-                self.tree(walk, depth)?;
-            }
-        }
-        while walk.depth() > 0 {
-            self.leave_implied(walk)?;
-        }
-        Ok(())
-    }
-
-    fn leave_implied(&mut self, walk: &mut Walk) -> Result<(), Stopped> {
-        if let Err(error) = walk.leave() {
-            self.failed(walk, None, &reason(&error))?;
-        }
-        self.tell(Event::Leave(Leave { incomplete: true }), None)
-    }
-
-    /// Goes down to the folder of something that was named; false if that cannot be.
-    fn enter_all(
-        &mut self,
-        walk: &mut Walk,
-        names: &[&[u8]],
-        path: &[u8],
-    ) -> Result<bool, Stopped> {
-        for name in names {
-            let opened = walk.folder().and_then(|parent| open_folder(parent, name));
-            let depth = walk.depth();
-            match opened {
-                Ok(folder) => self.folder(walk, folder, name, true)?,
-                Err(error) => self.failed_at(path, &reason(&error))?,
-            }
-            if walk.depth() == depth {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     fn entry(
@@ -262,7 +206,7 @@ impl Lister {
 
     fn special(
         &mut self,
-        walk: &mut Walk,
+        walk: &Walk,
         kind: FileType,
         stat: &Stat,
         name: &[u8],
@@ -282,7 +226,7 @@ impl Lister {
         self.tell(Event::Special(special), None)
     }
 
-    fn folder(
+    pub(super) fn folder(
         &mut self,
         walk: &mut Walk,
         folder: OwnedFd,
@@ -309,7 +253,7 @@ impl Lister {
         self.tell(Event::Folder(folder), None)
     }
 
-    fn file(&mut self, walk: &mut Walk, at: At, stat: &Stat, name: &[u8]) -> Result<(), Stopped> {
+    fn file(&mut self, walk: &Walk, at: At, stat: &Stat, name: &[u8]) -> Result<(), Stopped> {
         let size = size(stat);
         if !walk.is_at_root() && self.filter.excludes_size(size) {
             return self.present(name);
@@ -374,58 +318,7 @@ impl Lister {
         Ok(attributes)
     }
 
-    fn announce(&mut self, opened: &Opened) -> Result<(), Stopped> {
-        let (bytes, entries) = match opened {
-            Opened::File(file) => (fstat(file).as_ref().map(size).unwrap_or_default(), 1),
-            Opened::Seen(stat) => (size(stat), 1),
-            Opened::Folder(folder) if self.count => self.count_tree(folder),
-            _ => return Ok(()),
-        };
-        self.total.bytes = self.total.bytes.saturating_add(bytes);
-        self.total.entries = self.total.entries.saturating_add(entries);
-        self.gauge.total(self.total.bytes, self.total.entries);
-        self.tell(Event::Totals(self.total), None)
-    }
-
-    /// Bytes and entries of a tree, for progress; what cannot be read counts for nothing.
-    fn count_tree(&self, folder: &OwnedFd) -> (u64, u64) {
-        let mut walk = Walk::default();
-        let (mut bytes, mut entries) = (0_u64, 1_u64);
-        let entered = open_folder(folder, b".").and_then(|folder| walk.enter(folder, b""));
-        if entered.is_err() {
-            return (bytes, entries);
-        }
-        while let Ok(Some(step)) = walk.next() {
-            let Step::Entry(entry) = step else { continue };
-            let Ok(parent) = walk.folder() else { continue };
-            let name = entry.file_name().to_bytes();
-            let is_folder = entry.file_type() == FileType::Directory;
-            if self.filter.excludes(walk.names(), name, is_folder) {
-                continue;
-            }
-            if is_folder {
-                entries += 1;
-                if let Ok(folder) = open_folder(parent, name) {
-                    // Too deep: the copy will tell.
-                    walk.enter(folder, name).ok();
-                }
-                continue;
-            }
-            let Ok(stat) = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                continue;
-            };
-            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-                if self.filter.excludes_size(size(&stat)) {
-                    continue;
-                }
-                bytes = bytes.saturating_add(size(&stat));
-            }
-            entries += 1;
-        }
-        (bytes, entries)
-    }
-
-    fn unopened(&mut self, walk: &mut Walk, name: &[u8], error: &io::Error) -> Result<(), Stopped> {
+    fn unopened(&mut self, walk: &Walk, name: &[u8], error: &io::Error) -> Result<(), Stopped> {
         if error.kind() != io::ErrorKind::NotFound || walk.is_at_root() {
             return self.failed(walk, Some(name), &reason(error));
         }
@@ -436,7 +329,12 @@ impl Lister {
 
     /// Counts and tells a failure: of the entry `name` in the folder where the walk is, or of that
     /// folder.
-    fn failed(&mut self, walk: &Walk, name: Option<&[u8]>, reason: &str) -> Result<(), Stopped> {
+    pub(super) fn failed(
+        &mut self,
+        walk: &Walk,
+        name: Option<&[u8]>,
+        reason: &str,
+    ) -> Result<(), Stopped> {
         // The root's own name is the end of its path already.
         let name = name.filter(|_| !walk.is_at_root());
         let path = names::join(&self.base, walk.names().chain(name));
@@ -452,7 +350,7 @@ impl Lister {
         self.tell(Event::Present(Present { name }), None)
     }
 
-    fn failed_at(&mut self, path: &[u8], reason: &str) -> Result<(), Stopped> {
+    pub(super) fn failed_at(&mut self, path: &[u8], reason: &str) -> Result<(), Stopped> {
         self.counts.failed += 1;
         let path = names::join(&self.base, [path]);
         self.failure(Failure::new("read", path, reason))
@@ -465,7 +363,7 @@ impl Lister {
         self.tell(Event::Failure(failure), None)
     }
 
-    fn tell(&mut self, event: Event, record: Option<Record>) -> Result<(), Stopped> {
+    pub(super) fn tell(&mut self, event: Event, record: Option<Record>) -> Result<(), Stopped> {
         self.tell_numbered(event, record).map(drop)
     }
 

@@ -59,7 +59,7 @@ impl Sender for TransferFile {
                     Direction::MakeFolders { paths } => client.make_folders(paths).await,
                 }
             };
-            client.printing(copy).await
+            Box::pin(client.printing(copy)).await
         })
     }
 }

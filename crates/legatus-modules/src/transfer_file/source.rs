@@ -235,7 +235,7 @@ impl Listener<'_> {
         Ok(())
     }
 
-    fn rest(&mut self, rest: &Rest) -> Result<(), Misbehaved> {
+    fn rest(&self, rest: &Rest) -> Result<(), Misbehaved> {
         let known = match rest.block_bytes {
             0 => None,
             block if Arc::strong_count(&self.with_sums) <= 2 * WITH_SUMS => {

@@ -89,7 +89,7 @@ impl Staged {
 
     /// Makes the file as long as it should be, if it ends in a hole.
     pub(super) fn end_at(&self, length: u64) -> io::Result<()> {
-        Ok(self.file.set_len(length)?)
+        self.file.set_len(length)
     }
 
     /// Waits until the contents are on the disk.

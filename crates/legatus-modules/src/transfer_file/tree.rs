@@ -188,7 +188,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("d")).unwrap();
         fs::create_dir(at("outside")).unwrap();
-        let id = identity(&open_folder(&*root.open().unwrap(), b"d").unwrap()).unwrap();
+        let id = identity(open_folder(&*root.open().unwrap(), b"d").unwrap()).unwrap();
         let node = Node::below(&root, b"d", id);
         fs::rename(at("d"), at("moved")).unwrap();
         assert!(node.open().is_err());

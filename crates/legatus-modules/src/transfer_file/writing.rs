@@ -3,25 +3,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{AtFlags, linkat, unlinkat};
-use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::compression::Unpacker;
-use super::delta::BLOCK_BYTES;
+use super::growing::{Current, Growing, Ready};
 use super::messages::piece::Piece;
 use super::messages::{Begin, Copy, Failure, FileEnd, Misbehaved, Pieces};
-use super::metadata;
-use super::partial::Partial;
 use super::report::reason;
-use super::staged::Staged;
 use super::target::{Notice, Pending, Shared, TargetError};
-use super::temporary::Place;
 use super::transcript::Transcript;
 
 /// Complete files that wait for the disk together, at most; each has a descriptor.
@@ -29,45 +21,8 @@ const BATCH_FILES: usize = 256;
 /// Their contents in bytes, at most: what a kill loses of small files.
 const BATCH_BYTES: u64 = 16 << 20;
 
-/// Bytes of a file after which they begin to go to the disk.
-const WRITE_BACK_BYTES: u64 = 16 << 20;
-
-/// Bytes that are copied at a time from the older file.
-const COPY_BYTES: u64 = 1 << 20;
-
 /// Smaller files come to their end anyway before the source would hear that they are not wanted.
 const SKIPPED_BYTES: u64 = 1 << 20;
-
-/// The file whose contents are coming.
-struct Current {
-    entry: u64,
-    pending: Pending,
-    /// `None` if it could not be written: what comes is let pass.
-    file: Option<Growing>,
-    transcript: Transcript,
-    /// Of all contents, where they are read back in the end.
-    whole: Option<blake3::Hasher>,
-    at: u64,
-    written_back: u64,
-    reused: u64,
-}
-
-/// A file that is being written.
-struct Growing {
-    staged: Staged,
-    partial: Option<Partial>,
-    /// The last that came was a hole.
-    ends_in_hole: bool,
-}
-
-/// A file that is complete and has no name yet.
-struct Ready {
-    entry: u64,
-    pending: Pending,
-    file: Growing,
-    bytes: u64,
-    reused: u64,
-}
 
 /// Writes what comes.
 pub(super) struct Writer {
@@ -336,7 +291,7 @@ impl Writer {
     }
 
     /// A file did not become one: it is asked for again, or done with.
-    fn done_without(&mut self, entry: u64, mut pending: Pending) -> Result<(), TargetError> {
+    fn done_without(&self, entry: u64, mut pending: Pending) -> Result<(), TargetError> {
         if pending.asks_again() {
             pending.basis = None;
             self.shared.put_back(entry, pending);
@@ -401,219 +356,5 @@ impl Writer {
             self.shared.settle(entry, &site)?;
         }
         Ok(())
-    }
-}
-
-impl Growing {
-    fn begin(pending: &mut Pending, offset: u64) -> io::Result<Self> {
-        if let Some((mut partial, file)) = pending.partial.take() {
-            if offset == 0 {
-                partial.restart()?;
-            } else if offset != partial.verified() {
-                return Err(io::ErrorKind::InvalidInput.into());
-            }
-            return Ok(Self {
-                staged: Staged::lasting(file, offset)?,
-                partial: Some(partial),
-                ends_in_hole: false,
-            });
-        }
-        if offset > 0 {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let folder = pending.site.open()?;
-        let place = Place::new(folder.as_fd(), &pending.site.sweep);
-        Ok(Self {
-            staged: Staged::create(place, &pending.name)?,
-            partial: None,
-            ends_in_hole: false,
-        })
-    }
-}
-
-impl Pending {
-    /// Whether the file is to be asked for once more, now.
-    fn asks_again(&mut self) -> bool {
-        self.is_second && !std::mem::replace(&mut self.was_asked_again, true)
-    }
-}
-
-impl Current {
-    fn data(&mut self, data: &[u8], is_durable: bool) -> io::Result<()> {
-        let Some(file) = &mut self.file else {
-            return Ok(());
-        };
-        self.transcript.data(data);
-        if let Some(whole) = &mut self.whole {
-            whole.update(data);
-        }
-        file.staged.write(data)?;
-        file.ends_in_hole = false;
-        self.wrote(data.len() as u64, is_durable);
-        Ok(())
-    }
-
-    fn wrote(&mut self, bytes: u64, is_durable: bool) {
-        self.at = self.at.saturating_add(bytes);
-        let waiting = self.at.saturating_sub(self.written_back);
-        if let Some(file) = &self.file
-            && is_durable
-            && waiting >= WRITE_BACK_BYTES
-        {
-            file.staged.start_write_back(self.written_back, waiting);
-            self.written_back = self.at;
-        }
-    }
-
-    fn hole(&mut self, length: u64) -> io::Result<()> {
-        let Some(file) = &mut self.file else {
-            return Ok(());
-        };
-        self.transcript.hole(length);
-        if let Some(whole) = &mut self.whole {
-            let zeros = [0; 64 << 10];
-            let mut left = length;
-            while left > 0 {
-                let now = left.min(zeros.len() as u64);
-                whole.update(
-                    zeros
-                        .get(..usize::try_from(now).unwrap_or(0))
-                        .unwrap_or(&zeros),
-                );
-                left -= now;
-            }
-        }
-        file.staged.skip(length)?;
-        file.ends_in_hole = true;
-        self.at = self.at.checked_add(length).ok_or(Errno::FBIG)?;
-        Ok(())
-    }
-
-    /// Copies blocks of the older file; what is handed to write(2) is what is hashed.
-    fn copy(
-        &mut self,
-        mut from: u64,
-        mut bytes: u64,
-        room: &mut Vec<u8>,
-        is_durable: bool,
-    ) -> io::Result<()> {
-        let (Some(file), Some((basis, block))) = (&mut self.file, &self.pending.basis) else {
-            return Ok(());
-        };
-        // Whole blocks at a time, some of them if they are short.
-        let together = (COPY_BYTES / block).max(1) * block;
-        debug_assert!(*block <= BLOCK_BYTES);
-        let block = usize::try_from(*block).unwrap_or(usize::MAX);
-        let mut copied = 0;
-        while bytes > 0 {
-            let now = together.min(bytes);
-            let length = usize::try_from(now).unwrap_or(usize::MAX);
-            if room.len() < length {
-                room.resize(length, 0);
-            }
-            let data = room.get_mut(..length).unwrap_or_default();
-            basis.read_exact_at(data, from)?;
-            for window in data.chunks_exact(block) {
-                self.transcript
-                    .block(&blake3::hash(window), window.len() as u64);
-            }
-            if let Some(whole) = &mut self.whole {
-                whole.update(data);
-            }
-            file.staged.write(data)?;
-            from = from.saturating_add(now);
-            bytes -= now;
-            copied += now;
-        }
-        file.ends_in_hole = false;
-        self.reused = self.reused.saturating_add(copied);
-        self.wrote(copied, is_durable);
-        Ok(())
-    }
-
-    /// Hashes what was kept of an interrupted copy, where all is to be read back in the end.
-    fn hash_kept(&mut self) -> io::Result<()> {
-        let (Some(whole), Some(file)) = (&mut self.whole, &self.file) else {
-            return Ok(());
-        };
-        let mut room = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < self.at {
-            let now = usize::try_from(self.at - at)
-                .unwrap_or(room.len())
-                .min(room.len());
-            let data = room.get_mut(..now).unwrap_or_default();
-            file.staged.file().read_exact_at(data, at)?;
-            whole.update(data);
-            at += now as u64;
-        }
-        Ok(())
-    }
-
-    fn passed(&mut self, is_durable: bool) -> io::Result<()> {
-        let Some(Growing {
-            staged,
-            partial: Some(partial),
-            ends_in_hole,
-        }) = &mut self.file
-        else {
-            return Ok(());
-        };
-        if std::mem::take(ends_in_hole) {
-            staged.end_at(self.at)?;
-        }
-        partial.passed(self.at, staged.file(), is_durable)
-    }
-
-    /// Does everything that a complete file needs before it gets its name.
-    fn complete(
-        &mut self,
-        options: &super::messages::Options,
-        (mode, is_given): (rustix::fs::Mode, bool),
-    ) -> io::Result<metadata::Lost> {
-        let Some(file) = &mut self.file else {
-            return Ok(metadata::Lost::default());
-        };
-        if file.ends_in_hole {
-            file.staged.end_at(self.at)?;
-        }
-        if let Some(whole) = &self.whole {
-            file.staged.sync()?;
-            if file.staged.digest_on_disk()? != whole.finalize() {
-                let why = "the disk gives back other contents than were written";
-                return Err(io::Error::other(why));
-            }
-        }
-        let attributes = &self.pending.attributes;
-        metadata::set(
-            file.staged.as_fd(),
-            attributes,
-            mode,
-            is_given,
-            options.archive,
-        )
-    }
-}
-
-impl Ready {
-    fn name(self, shared: &Shared) -> io::Result<()> {
-        let folder = self.pending.site.open()?;
-        let name = self.pending.name.as_slice();
-        let suffix = &shared.options.backup;
-        if self.pending.replaces && !suffix.is_empty() && !name.ends_with(suffix) {
-            let backup = [name, suffix].concat();
-            match unlinkat(&*folder, &backup, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
-            linkat(&*folder, name, &*folder, backup, AtFlags::empty())?;
-        }
-        match self.file.partial {
-            Some(partial) => partial.commit(name),
-            None => {
-                let place = Place::new(folder.as_fd(), &self.pending.site.sweep);
-                self.file.staged.commit(place, name)
-            }
-        }
     }
 }

@@ -1,0 +1,268 @@
+//! Files while they are written: what comes is hashed and handed to the disk.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{AtFlags, Mode, linkat, unlinkat};
+use rustix::io::Errno;
+
+use super::delta::BLOCK_BYTES;
+use super::messages::Options;
+use super::metadata;
+use super::partial::Partial;
+use super::staged::Staged;
+use super::target::{Pending, Shared};
+use super::temporary::Place;
+use super::transcript::Transcript;
+
+/// Bytes of a file after which they begin to go to the disk.
+const WRITE_BACK_BYTES: u64 = 16 << 20;
+
+/// Bytes that are copied at a time from the older file.
+const COPY_BYTES: u64 = 1 << 20;
+
+/// The file whose contents are coming.
+pub(super) struct Current {
+    pub(super) entry: u64,
+    pub(super) pending: Pending,
+    /// `None` if it could not be written: what comes is let pass.
+    pub(super) file: Option<Growing>,
+    pub(super) transcript: Transcript,
+    /// Of all contents, where they are read back in the end.
+    pub(super) whole: Option<blake3::Hasher>,
+    pub(super) at: u64,
+    pub(super) written_back: u64,
+    pub(super) reused: u64,
+}
+
+/// A file that is being written.
+pub(super) struct Growing {
+    pub(super) staged: Staged,
+    pub(super) partial: Option<Partial>,
+    /// The last that came was a hole.
+    pub(super) ends_in_hole: bool,
+}
+
+/// A file that is complete and has no name yet.
+pub(super) struct Ready {
+    pub(super) entry: u64,
+    pub(super) pending: Pending,
+    pub(super) file: Growing,
+    pub(super) bytes: u64,
+    pub(super) reused: u64,
+}
+
+impl Growing {
+    pub(super) fn begin(pending: &mut Pending, offset: u64) -> io::Result<Self> {
+        if let Some((mut partial, file)) = pending.partial.take() {
+            if offset == 0 {
+                partial.restart()?;
+            } else if offset != partial.verified() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            return Ok(Self {
+                staged: Staged::lasting(file, offset)?,
+                partial: Some(partial),
+                ends_in_hole: false,
+            });
+        }
+        if offset > 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let folder = pending.site.open()?;
+        let place = Place::new(folder.as_fd(), &pending.site.sweep);
+        Ok(Self {
+            staged: Staged::create(place, &pending.name)?,
+            partial: None,
+            ends_in_hole: false,
+        })
+    }
+}
+
+impl Pending {
+    /// Whether the file is to be asked for once more, now.
+    pub(super) fn asks_again(&mut self) -> bool {
+        self.is_second && !std::mem::replace(&mut self.was_asked_again, true)
+    }
+}
+
+impl Current {
+    pub(super) fn data(&mut self, data: &[u8], is_durable: bool) -> io::Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        self.transcript.data(data);
+        if let Some(whole) = &mut self.whole {
+            whole.update(data);
+        }
+        file.staged.write(data)?;
+        file.ends_in_hole = false;
+        self.wrote(data.len() as u64, is_durable);
+        Ok(())
+    }
+
+    pub(super) fn wrote(&mut self, bytes: u64, is_durable: bool) {
+        self.at = self.at.saturating_add(bytes);
+        let waiting = self.at.saturating_sub(self.written_back);
+        if let Some(file) = &self.file
+            && is_durable
+            && waiting >= WRITE_BACK_BYTES
+        {
+            file.staged.start_write_back(self.written_back, waiting);
+            self.written_back = self.at;
+        }
+    }
+
+    pub(super) fn hole(&mut self, length: u64) -> io::Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        self.transcript.hole(length);
+        if let Some(whole) = &mut self.whole {
+            let zeros = [0; 64 << 10];
+            let mut left = length;
+            while left > 0 {
+                let now = left.min(zeros.len() as u64);
+                whole.update(
+                    zeros
+                        .get(..usize::try_from(now).unwrap_or(0))
+                        .unwrap_or(&zeros),
+                );
+                left -= now;
+            }
+        }
+        file.staged.skip(length)?;
+        file.ends_in_hole = true;
+        self.at = self.at.checked_add(length).ok_or(Errno::FBIG)?;
+        Ok(())
+    }
+
+    /// Copies blocks of the older file; what is handed to write(2) is what is hashed.
+    pub(super) fn copy(
+        &mut self,
+        mut from: u64,
+        mut bytes: u64,
+        room: &mut Vec<u8>,
+        is_durable: bool,
+    ) -> io::Result<()> {
+        let (Some(file), Some((basis, block))) = (&mut self.file, &self.pending.basis) else {
+            return Ok(());
+        };
+        // Whole blocks at a time, some of them if they are short.
+        let together = (COPY_BYTES / block).max(1) * block;
+        debug_assert!(*block <= BLOCK_BYTES);
+        let block = usize::try_from(*block).unwrap_or(usize::MAX);
+        let mut copied = 0;
+        while bytes > 0 {
+            let now = together.min(bytes);
+            let length = usize::try_from(now).unwrap_or(usize::MAX);
+            if room.len() < length {
+                room.resize(length, 0);
+            }
+            let data = room.get_mut(..length).unwrap_or_default();
+            basis.read_exact_at(data, from)?;
+            for window in data.chunks_exact(block) {
+                self.transcript
+                    .block(&blake3::hash(window), window.len() as u64);
+            }
+            if let Some(whole) = &mut self.whole {
+                whole.update(data);
+            }
+            file.staged.write(data)?;
+            from = from.saturating_add(now);
+            bytes -= now;
+            copied += now;
+        }
+        file.ends_in_hole = false;
+        self.reused = self.reused.saturating_add(copied);
+        self.wrote(copied, is_durable);
+        Ok(())
+    }
+
+    /// Hashes what was kept of an interrupted copy, where all is to be read back in the end.
+    pub(super) fn hash_kept(&mut self) -> io::Result<()> {
+        let (Some(whole), Some(file)) = (&mut self.whole, &self.file) else {
+            return Ok(());
+        };
+        let mut room = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < self.at {
+            let now = usize::try_from(self.at - at)
+                .unwrap_or(room.len())
+                .min(room.len());
+            let data = room.get_mut(..now).unwrap_or_default();
+            file.staged.file().read_exact_at(data, at)?;
+            whole.update(data);
+            at += now as u64;
+        }
+        Ok(())
+    }
+
+    pub(super) fn passed(&mut self, is_durable: bool) -> io::Result<()> {
+        let Some(Growing {
+            staged,
+            partial: Some(partial),
+            ends_in_hole,
+        }) = &mut self.file
+        else {
+            return Ok(());
+        };
+        if std::mem::take(ends_in_hole) {
+            staged.end_at(self.at)?;
+        }
+        partial.passed(self.at, staged.file(), is_durable)
+    }
+
+    /// Does everything that a complete file needs before it gets its name.
+    pub(super) fn complete(
+        &mut self,
+        options: &Options,
+        (mode, is_given): (Mode, bool),
+    ) -> io::Result<metadata::Lost> {
+        let Some(file) = &mut self.file else {
+            return Ok(metadata::Lost::default());
+        };
+        if file.ends_in_hole {
+            file.staged.end_at(self.at)?;
+        }
+        if let Some(whole) = &self.whole {
+            file.staged.sync()?;
+            if file.staged.digest_on_disk()? != whole.finalize() {
+                let why = "the disk gives back other contents than were written";
+                return Err(io::Error::other(why));
+            }
+        }
+        let attributes = &self.pending.attributes;
+        metadata::set(
+            file.staged.as_fd(),
+            attributes,
+            mode,
+            is_given,
+            options.archive,
+        )
+    }
+}
+
+impl Ready {
+    pub(super) fn name(self, shared: &Shared) -> io::Result<()> {
+        let folder = self.pending.site.open()?;
+        let name = self.pending.name.as_slice();
+        let suffix = &shared.options.backup;
+        if self.pending.replaces && !suffix.is_empty() && !name.ends_with(suffix) {
+            let backup = [name, suffix].concat();
+            match unlinkat(&*folder, &backup, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+            linkat(&*folder, name, &*folder, backup, AtFlags::empty())?;
+        }
+        match self.file.partial {
+            Some(partial) => partial.commit(name),
+            None => {
+                let place = Place::new(folder.as_fd(), &self.pending.site.sweep);
+                self.file.staged.commit(place, name)
+            }
+        }
+    }
+}
