@@ -31,6 +31,11 @@ entries() {
     find "$1" -mindepth 1 -printf '%P\n' | sort
 }
 
+# The same without what is kept of large files that did not come to their end.
+visible() {
+    entries "$1" | grep -v '\.legatus$'
+}
+
 expect_empty() {
     same "what is in $1" "" "$(entries "$1")"
 }
@@ -107,10 +112,8 @@ onto_an_older_copy() {
     find "$folder/tree" -type f -size +0 -exec touch -r {} {}.time \; \
         -exec sh -c 'tr "a-y" "b-z" <"$0" >"$1" && cat "$1" >"$0"' {} "$work/scratch" \; -exec touch -r {}.time {} \; 2>/dev/null || true
     find "$folder/tree" -name '*.time' -delete
-    quiet_copy "$folder/tree/" "$host:$folder/up"
-    quiet_copy "$host:$folder/tree/" "$folder/down"
-    # A folder that was there before keeps its own time.
-    touch -r "$folder/tree" "$folder/up" "$folder/down"
+    quiet_copy --checksum "$folder/tree/" "$host:$folder/up"
+    quiet_copy --checksum "$host:$folder/tree/" "$folder/down"
     identical "$folder/tree" "$folder/up"
     identical "$folder/tree" "$folder/down"
 }
@@ -387,7 +390,7 @@ moved_enough() {
 large_tree() {
     new_folder
     mkdir "$folder/tree"
-    truncate -s 512M "$folder/tree/1-large"
+    head -c 256M /dev/urandom >"$folder/tree/1-large"
     echo 2 >"$folder/tree/2-small"
 }
 
@@ -436,7 +439,7 @@ killed_client() {
     kill -KILL "$started"
     await 40 "the server notices and its child ends" no_holder_left "$server_pid"
     same "what was there" old "$(<"$folder/copy/1-large")"
-    same "what is left" 1-large "$(entries "$folder/copy")"
+    same "what is left" 1-large "$(visible "$folder/copy")"
     expect_server_alive
     rm -rf "$folder"
 }
@@ -459,7 +462,7 @@ killed_server() {
     expect_err 'lost|connection'
     for child in "${children[@]}"; do await 10 "the server's child $child ends" gone "$child"; done
     same "what was there" old "$(<"$folder/copy/1-large")"
-    same "what is left" 1-large "$(entries "$folder/copy")"
+    same "what is left" 1-large "$(visible "$folder/copy")"
     rm -rf "$folder"
 }
 
@@ -472,14 +475,65 @@ interrupted_copy() {
     await_exit 20 "$started"
     expect_status 130
     await 20 "the server's child ends" no_holder_left "$server_pid"
-    expect_empty "$folder/copy"
+    same "what is left" "" "$(visible "$folder/copy")"
+    # The same again goes on where it was.
+    run legatus --json cp "$2$folder/tree/" "$1$folder/copy"
+    expect_status 0
+    expect_out '"reused":[1-9][0-9]{7}'
+    identical "$folder/tree" "$folder/copy"
     rm -rf "$folder"
+}
+
+interruptions() {
+    local runs=9
+    if ((full)); then runs=200; fi
+    new_folder
+    python3 "$(dirname "$0")/interruptions.py" "$LEGATUS" "$pki" "$folder" "$runs" || fail "see above"
+}
+
+# Keeps everything that rsync knows to keep.
+archive() {
+    need_root
+    new_folder
+    make_odd_tree "$folder/tree"
+    chown nobody:daemon "$folder/tree/private"
+    chown -h daemon "$folder/tree/dangling"
+    echo 1 >"$folder/tree/special"
+    chmod 6755 "$folder/tree/special"
+    ln "$folder/tree/special" "$folder/tree/a/b/second name"
+    mkfifo -m 640 "$folder/tree/fifo"
+    mknod "$folder/tree/null" c 1 3
+    truncate -s 10M "$folder/tree/sparse"
+    python3 -c 'import os, sys; os.setxattr(sys.argv[1], "user.tag", b"x\0y")' "$folder/tree/special"
+    local direction
+    for direction in up down; do
+        case $direction in
+        up) quiet_copy --archive "$folder/tree/" "$host:$folder/up" ;;
+        down) quiet_copy --archive "$host:$folder/tree/" "$folder/down" ;;
+        esac
+        local differences
+        differences=$(rsync -aHAXSnic --delete "$folder/tree/" "$folder/$direction/")
+        [[ ! $differences ]] || fail "rsync finds differences:"$'\n'"$differences"
+    done
+}
+
+# What rsync would say of a change is what we say.
+itemized_as_rsync() {
+    new_folder
+    make_odd_tree "$folder/tree"
+    mkdir -p "$folder/copy/extra/x"
+    quiet_copy "$host:$folder/tree/a" "$folder/copy/"
+    touch "$folder/tree/a/b/c/new" "$folder/tree/a"
+    local ours theirs
+    ours=$(legatus cp --dry-run --delete "$host:$folder/tree/" "$folder/copy/" | grep -v '[\\]' | sort)
+    theirs=$(rsync -rlptHni --delete "$folder/tree/" "$folder/copy/" | sed 's/ *$//' | grep -v '[\\]' | sort)
+    same "the changes" "$theirs" "$ours"
 }
 
 constant_memory() {
     local peak_client=0 peak_server=0 now
     new_folder
-    truncate -s 2G "$folder/file"
+    head -c 1G /dev/urandom >"$folder/file"
     start "$LEGATUS" cp --no-fsync "$folder/file" "$host:$folder/up" >"$out" 2>"$err" </dev/null
     while running "$started"; do
         now=$(tree_memory "$started")
@@ -528,6 +582,9 @@ check "an upload whose server is killed leaves nothing" killed_server upload
 check "a download whose server is killed leaves nothing" killed_server download
 check "an interrupted upload leaves nothing" interrupted_copy "$host:" ""
 check "an interrupted download leaves nothing" interrupted_copy "" "$host:"
+check "copies that are killed or cut at any moment go on where they were" interruptions
+check "--archive keeps everything that rsync knows to keep" archive
+check "changes are told as rsync tells them" itemized_as_rsync
 check "a large file is copied in constant memory" constant_memory
 check "the server is alive after all that" expect_server_alive
 finish

@@ -62,7 +62,7 @@ impl Judge {
         let shared = Arc::clone(&self.shared);
         let options = &shared.options;
         let parent = Arc::clone(self.site());
-        // A folder that the user named as the target and that was there stays as it is, such as a
+        // A folder that the user named as the target and that was there keeps its mode, such as a
         // home into which a source's contents go.
         let is_given = self.levels.is_empty() && self.destination.is_given(name);
         let stat = self.stat(name)?;
@@ -93,21 +93,26 @@ impl Judge {
             let above = parent.node().ok_or(Errno::NOENT)?;
             Some((Node::opened(above, name, opened)?, folder))
         };
-        let differences = match (&node, is_new) {
-            (Some((node, _)), false) => {
+        let attributes = match &node {
+            Some((node, _)) if is_given && !is_new => own_mode(&*node.open()?, attributes)?,
+            _ => Some(attributes),
+        };
+        let attributes = attributes.filter(|_| is_new || !implied);
+        let differences = match (&node, &attributes) {
+            (Some((node, _)), Some(attributes)) if !is_new => {
                 let folder = node.open()?;
                 let stat = rustix::fs::fstat(&*folder)?;
                 let present = || xattrs::of_open(&*folder);
                 let mode = Some(attributes.folder_mode(0o775));
-                metadata::differences(&attributes, mode, &stat, present, options.archive)
+                metadata::differences(attributes, mode, &stat, present, options.archive)
             }
+            (_, None) => Differences::default(),
             _ => Differences {
                 is_new: true,
                 ..Differences::default()
             },
         };
-        let keeps = !is_new && (is_given || implied);
-        if differences.any() && !keeps {
+        if differences.any() {
             let happens = if is_new { 'c' } else { '.' };
             self.change(differences.flags(happens, 'd'), &parent, name, true, b"");
             if is_new {
@@ -115,8 +120,7 @@ impl Judge {
             }
         }
         let node = node.map(|(node, _)| node);
-        let closing = (!keeps).then_some(attributes);
-        Ok(Site::below(&parent, node, name, is_new, closing))
+        Ok(Site::below(&parent, node, name, is_new, attributes))
     }
 
     pub(super) fn leave(&mut self, incomplete: bool) -> Result<(), TargetError> {
@@ -239,4 +243,16 @@ impl Judge {
         }
         self.clear(name, true)
     }
+}
+
+/// The attributes for a folder that keeps its mode; none for somebody else's, such as `/tmp`, whose
+/// time is not ours to set.
+fn own_mode(folder: impl AsFd, attributes: Attributes) -> io::Result<Option<Attributes>> {
+    let stat = rustix::fs::fstat(folder)?;
+    let user = rustix::process::geteuid();
+    let ours = user.is_root() || user.as_raw() == stat.st_uid;
+    Ok(ours.then_some(Attributes {
+        mode: Some(stat.st_mode),
+        ..attributes
+    }))
 }

@@ -278,8 +278,10 @@ impl Writer {
         }
         let was_skipped = current.file.is_none();
         if let Some(file) = current.file {
-            // It may be read another time; what was verified of it may still be of use then.
-            drop(file);
+            // The file that it is a part of is no more.
+            if let Some(partial) = file.partial {
+                partial.discard();
+            }
             self.shared
                 .failed_at_source(end.failure.clone().unwrap_or_default())?;
         }
