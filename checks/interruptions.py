@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 LARGE, SMALL = 24 << 20, 200
@@ -93,6 +94,16 @@ class Server:
         self.process.kill()
         self.process.wait()
 
+    def settle(self):
+        """Waits until what it has started for calls that are gone has ended."""
+        children = Path(f"/proc/{self.process.pid}/task")
+        for _ in range(1000):
+            lists = [(task / "children").read_text() for task in children.iterdir()]
+            if not "".join(lists).split():
+                return
+            time.sleep(0.02)
+        sys.exit("FAIL a child of the server does not end")
+
     def stop(self):
         self.process.terminate()
         self.process.wait()
@@ -163,6 +174,7 @@ def main():
         if what == "server":
             server.process.stdout.close()
             server = Server(legatus, pki, work)
+        server.settle()
         missing = total - kept_of(source, target)
         proxy = Proxy(server.port, None, None)
         again = subprocess.run(command(proxy), env=environment, stderr=subprocess.PIPE, text=True)

@@ -41,22 +41,29 @@ pub(super) struct Rolling {
 impl Rolling {
     /// Of a whole window.
     pub(super) fn of(window: &[u8]) -> Self {
-        const LANES: u32 = 32;
-        let (mut a, mut b) = (0_u32, 0_u32);
-        let mut groups = window.chunks_exact(LANES as usize);
-        // b grows by LANES times the sum so far, and by the weighted bytes of the group: written so
-        // that the compiler makes vectors of it.
-        for group in &mut groups {
-            let mut sum = 0_u32;
-            let mut weighted = 0_u32;
-            for (byte, weight) in group.iter().zip((1..=LANES).rev()) {
-                sum += u32::from(*byte);
-                weighted += u32::from(*byte) * weight;
+        const LANES: usize = 16;
+        // Lane by lane: the sum of its bytes, and the sum of that sum before each group. Nothing but
+        // additions that do not wait for one another, so that the compiler makes vectors of them.
+        let (mut sums, mut before) = ([0_u32; LANES], [0_u32; LANES]);
+        let (groups, rest) = window.as_chunks::<LANES>();
+        for group in groups {
+            for lane in 0..LANES {
+                if let (Some(sum), Some(before), Some(byte)) =
+                    (sums.get_mut(lane), before.get_mut(lane), group.get(lane))
+                {
+                    *before = before.wrapping_add(*sum);
+                    *sum = sum.wrapping_add(u32::from(*byte));
+                }
             }
-            b = b.wrapping_add(a.wrapping_mul(LANES)).wrapping_add(weighted);
-            a = a.wrapping_add(sum);
         }
-        for byte in groups.remainder() {
+        let (mut a, mut b) = (0_u32, 0_u32);
+        for ((sum, before), weight) in sums.iter().zip(before).zip((1..=16).rev()) {
+            a = a.wrapping_add(*sum);
+            b = b
+                .wrapping_add(before.wrapping_mul(16))
+                .wrapping_add(sum.wrapping_mul(weight));
+        }
+        for byte in rest {
             a = a.wrapping_add(u32::from(*byte));
             b = b.wrapping_add(a);
         }
