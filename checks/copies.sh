@@ -33,7 +33,7 @@ entries() {
 
 # The same without what is kept of large files that did not come to their end.
 visible() {
-    entries "$1" | grep -v '\.legatus$'
+    entries "$1" | sed '/\.legatus$/d'
 }
 
 expect_empty() {
@@ -479,7 +479,7 @@ interrupted_copy() {
     # The same again goes on where it was.
     run legatus --json cp "$2$folder/tree/" "$1$folder/copy"
     expect_status 0
-    expect_out '"reused":[1-9][0-9]{7}'
+    [[ $(<"$out") =~ \"reused\":[1-9][0-9]{6} ]] || fail "what was verified was sent again"
     identical "$folder/tree" "$folder/copy"
     rm -rf "$folder"
 }
@@ -517,6 +517,11 @@ archive() {
     done
 }
 
+# Lines without those of names that the two show in different ways.
+shown_alike() {
+    sed 's/ *$//; /[\\`]/d' | sort
+}
+
 # What rsync would say of a change is what we say.
 itemized_as_rsync() {
     new_folder
@@ -525,8 +530,8 @@ itemized_as_rsync() {
     quiet_copy "$host:$folder/tree/a" "$folder/copy/"
     touch "$folder/tree/a/b/c/new" "$folder/tree/a"
     local ours theirs
-    ours=$(legatus cp --dry-run --delete "$host:$folder/tree/" "$folder/copy/" | grep -v '[\\]' | sort)
-    theirs=$(rsync -rlptHni --delete "$folder/tree/" "$folder/copy/" | sed 's/ *$//' | grep -v '[\\]' | sort)
+    ours=$(legatus cp --dry-run --delete "$host:$folder/tree/" "$folder/copy/" | shown_alike)
+    theirs=$(rsync -rlptHni --modify-window=-1 --delete "$folder/tree/" "$folder/copy/" | shown_alike)
     same "the changes" "$theirs" "$ours"
 }
 
