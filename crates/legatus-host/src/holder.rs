@@ -107,7 +107,7 @@ fn serve(registry: &Registry) -> Result<(), HolderError> {
     unsafe_code,
     reason = "no safe crate has close_range(2) with this flag"
 )]
-fn keep_descriptors_here() {
+pub(crate) fn keep_descriptors_here() {
     let flag = i32::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or_default();
     // SAFETY: it closes nothing, it only sets a flag of descriptors. Before Linux 5.11 it fails,
     // and strays are inherited as they always were.

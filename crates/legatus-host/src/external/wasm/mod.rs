@@ -1,0 +1,12 @@
+//! WebAssembly modules: one engine, one store for each call, and no store without limits.
+
+mod bindings;
+mod command;
+mod component;
+mod engine;
+mod functions;
+mod state;
+mod surroundings;
+
+pub(crate) use component::{WasmModule, World};
+pub(crate) use engine::Engines;
