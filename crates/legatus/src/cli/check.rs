@@ -8,7 +8,7 @@ use legatus_core::{Argument, ArgumentKind, Spec};
 use thiserror::Error;
 
 /// Names that are subcommands now or will be, and so no module's.
-const RESERVED: [&str; 15] = [
+const RESERVED: [&str; 16] = [
     "attach",
     "client",
     "completions",
@@ -18,6 +18,7 @@ const RESERVED: [&str; 15] = [
     "holder",
     "local",
     "man",
+    "module-host",
     "modules",
     "pki",
     "rsh",

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::cli::Globals;
 use crate::config;
+use crate::external::{ModuleFlags, ModulesTable};
 use crate::logging::Format;
 
 /// Where a server's configuration is, unless told otherwise.
@@ -86,6 +87,7 @@ struct File {
     log_level: Option<String>,
     log_format: Option<Format>,
     limits: LimitArguments,
+    modules: ModulesTable,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,6 +109,8 @@ pub(super) struct Settings {
     pub(super) log_level: Option<String>,
     pub(super) log_format: Format,
     pub(super) limits: ServerLimits,
+    pub(super) module_flags: ModuleFlags,
+    pub(super) modules: ModulesTable,
 }
 
 impl Settings {
@@ -147,6 +151,8 @@ impl Settings {
             log_level: globals.log_level.clone().or(file.log_level),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             limits: flags.limits.or(file.limits).over(ServerLimits::default()),
+            module_flags: globals.modules.clone(),
+            modules: file.modules,
         })
     }
 }

@@ -1,6 +1,5 @@
 //! The contract's world as Rust types, made from `wit/`.
 
-
 wasmtime::component::bindgen!({
     path: "../../wit/v1",
     world: "module",
