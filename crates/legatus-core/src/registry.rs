@@ -71,9 +71,9 @@ impl From<UnknownModule> for Fault {
     fn from(unknown: UnknownModule) -> Self {
         let fault = Self::new(unknown.to_string());
         match unknown.nearest {
-            _ if !unknown.claimants.is_empty() => fault.with_hint(
-                "name one of them in full, or let the configuration prefer one",
-            ),
+            _ if !unknown.claimants.is_empty() => {
+                fault.with_hint("name one of them in full, or let the configuration prefer one")
+            }
             Some(nearest) => fault.with_hint(format!("did you mean `{nearest}`?")),
             None => fault.with_hint("`legatus modules list HOST` shows the modules there"),
         }
@@ -235,7 +235,10 @@ impl Registry {
         if wanted.len() > 64 {
             return None;
         }
-        let external = self.external.values().map(|entry| &*entry.module.spec().name);
+        let external = self
+            .external
+            .values()
+            .map(|entry| &*entry.module.spec().name);
         self.names
             .keys()
             .map(String::as_str)
@@ -249,7 +252,10 @@ impl Registry {
     /// The modules that their plain names mean: built-in ones in the order of their adding, then
     /// external ones.
     pub fn modules(&self) -> impl Iterator<Item = &Arc<dyn Module>> {
-        let all = self.modules.iter().chain(self.external.values().map(|entry| &entry.module));
+        let all = self
+            .modules
+            .iter()
+            .chain(self.external.values().map(|entry| &entry.module));
         all.filter(|module| {
             let meant = self.resolve(&module.spec().name);
             meant.is_ok_and(|meant| Arc::ptr_eq(meant, module))
@@ -357,14 +363,18 @@ mod tests {
     }
 
     fn external(registry: &mut Registry, vendor: &str, name: &'static str) {
-        registry.add_external(vendor, Arc::new(named(name, &[]))).unwrap();
+        registry
+            .add_external(vendor, Arc::new(named(name, &[])))
+            .unwrap();
     }
 
     /// The exact name of what a name means.
     fn meaning(registry: &Registry, name: &str) -> String {
         let meant = registry.resolve(name).unwrap();
         let mut all = registry.qualified();
-        all.find(|(_, module)| Arc::ptr_eq(module, meant)).unwrap().0
+        all.find(|(_, module)| Arc::ptr_eq(module, meant))
+            .unwrap()
+            .0
     }
 
     #[test]
@@ -373,9 +383,16 @@ mod tests {
         external(&mut registry, "acme", "thumbs");
         external(&mut registry, "zeta", "thumbs");
         let error = registry.resolve("thumbs").map(|_| ()).unwrap_err();
-        assert_eq!(error.to_string(), "`thumbs` could be `acme/thumbs` and `zeta/thumbs`");
+        assert_eq!(
+            error.to_string(),
+            "`thumbs` could be `acme/thumbs` and `zeta/thumbs`"
+        );
         assert_eq!(meaning(&registry, "zeta/thumbs"), "zeta/thumbs");
-        assert_eq!(registry.modules().count(), 0, "neither is what the name means");
+        assert_eq!(
+            registry.modules().count(),
+            0,
+            "neither is what the name means"
+        );
         registry.prefer("thumbs", "acme/thumbs");
         assert_eq!(meaning(&registry, "thumbs"), "acme/thumbs");
     }
@@ -392,15 +409,27 @@ mod tests {
         assert_eq!(meaning(&registry, "builtin:shell"), "builtin:shell");
         assert_eq!(registry.modules().count(), 1);
         registry.prefer("shell", "gone/shell");
-        assert!(registry.resolve("shell").is_err(), "what is preferred is not there");
+        assert!(
+            registry.resolve("shell").is_err(),
+            "what is preferred is not there"
+        );
     }
 
     #[test]
     fn malformed_names_of_external_modules_are_refused() {
         let mut registry = Registry::new();
-        for (vendor, name) in [("", "a"), ("a/b", "a"), ("A", "a"), ("a", "a/b"), ("a", "..")] {
+        for (vendor, name) in [
+            ("", "a"),
+            ("a/b", "a"),
+            ("A", "a"),
+            ("a", "a/b"),
+            ("a", ".."),
+        ] {
             let module = Arc::new(named(name, &[]));
-            assert!(registry.add_external(vendor, module).is_err(), "{vendor} {name}");
+            assert!(
+                registry.add_external(vendor, module).is_err(),
+                "{vendor} {name}"
+            );
         }
         external(&mut registry, "a", "b");
         let again = registry.add_external("a", Arc::new(named("b", &[])));

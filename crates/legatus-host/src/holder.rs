@@ -107,11 +107,18 @@ fn serve(registry: &Registry) -> Result<(), HolderError> {
     unsafe_code,
     reason = "no safe crate has close_range(2) with this flag"
 )]
-pub(crate) fn keep_descriptors_here() {
+fn keep_descriptors_here() {
     let flag = i32::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or_default();
     // SAFETY: it closes nothing, it only sets a flag of descriptors. Before Linux 5.11 it fails,
     // and strays are inherited as they always were.
     unsafe { libc::close_range(3, libc::c_uint::MAX, flag) };
+}
+
+/// Closes all descriptors but the standard ones, in a process that will not execute another program.
+#[expect(unsafe_code, reason = "no safe crate has close_range(2)")]
+pub(crate) fn close_descriptors() {
+    // SAFETY: this is called before anything here has opened one.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
 fn system(doing: &'static str) -> impl Fn(io::Error) -> HolderError {

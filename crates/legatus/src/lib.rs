@@ -45,7 +45,12 @@ pub fn main() -> ExitCode {
         Some(catalogue) => catalogue.registry(&registry),
         None => registry,
     };
-    run(&registry, &Network::new(&registry), catalogue.as_ref(), words)
+    run(
+        &registry,
+        &Network::new(&registry),
+        catalogue.as_ref(),
+        words,
+    )
 }
 
 /// The program with these modules and this way to reach hosts; `command_line` begins with the

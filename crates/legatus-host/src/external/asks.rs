@@ -130,7 +130,9 @@ impl<'a> Surroundings<'a> {
             Ask::Outcome(to) => {
                 let outcome = match self.outcome.take() {
                     Some(pending) => pending.wait().await,
-                    None => Outcome::Failed(Fault::new("the client half asked how a call ended that it did not open")),
+                    None => Outcome::Failed(Fault::new(
+                        "the client half asked how a call ended that it did not open",
+                    )),
                 };
                 drop(to.send(outcome));
             }
@@ -200,7 +202,9 @@ impl<'a> Surroundings<'a> {
             return Err("no such file is open".to_owned());
         };
         let mut bytes = Vec::with_capacity(limits::CHUNK_BYTES);
-        let limited = file.take(limits::CHUNK_BYTES as u64).read_to_end(&mut bytes);
+        let limited = file
+            .take(limits::CHUNK_BYTES as u64)
+            .read_to_end(&mut bytes);
         limited.map_err(|error| error.to_string())?;
         Ok(bytes.into())
     }

@@ -162,7 +162,9 @@ impl Catalogue {
         for listed in &entry.listed {
             let source = listed.source.display();
             match &listed.state {
-                State::Ready => tracing::info!(module = listed.qualified, %source, "a module is ready"),
+                State::Ready => {
+                    tracing::info!(module = listed.qualified, %source, "a module is ready")
+                }
                 State::Off(reason) => {
                     tracing::debug!(module = listed.qualified, %source, reason, "a module is off");
                 }
@@ -181,7 +183,10 @@ impl Catalogue {
     /// All modules, also those that cannot be used.
     pub fn listed(&self) -> Vec<Listed> {
         let entries = self.entries();
-        entries.values().flat_map(|entry| entry.listed.clone()).collect()
+        entries
+            .values()
+            .flat_map(|entry| entry.listed.clone())
+            .collect()
     }
 
     /// The built-in modules of `builtin` and those that can be used beside them. Of two of one
@@ -225,14 +230,18 @@ impl Entry {
         );
         let listed = Listed {
             qualified: name,
-            version: manifest.map(|manifest| manifest.version.clone()).unwrap_or_default(),
+            version: manifest
+                .map(|manifest| manifest.version.clone())
+                .unwrap_or_default(),
             kind: manifest.map(|manifest| manifest.kind),
             halves: (false, false),
             source: found.path.clone(),
             state,
             digest: String::new(),
             summary: String::new(),
-            wants: manifest.map(|manifest| manifest.grants.clone()).unwrap_or_default(),
+            wants: manifest
+                .map(|manifest| manifest.grants.clone())
+                .unwrap_or_default(),
             has: Grants::default(),
             signed_by: None,
         };

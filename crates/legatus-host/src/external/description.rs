@@ -1,8 +1,6 @@
 //! What an external module tells about itself, and how that becomes a [`Spec`].
 
-use legatus_core::{
-    Argument, Effect, Effects, Example, Placement, Spec, Target, ValueKind, wire,
-};
+use legatus_core::{Argument, Effect, Effects, Example, Placement, Spec, Target, ValueKind, wire};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 

@@ -184,15 +184,24 @@ fn with_manifest(folder: &Path) -> Found {
 }
 
 fn shown(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Why a file or folder is not used: somebody else could change it.
 fn unsafe_to_use(metadata: &Metadata) -> Option<String> {
     let owner = metadata.uid();
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        return Some(format!("it belongs to the user {owner}, neither root nor us"));
+        return Some(format!(
+            "it belongs to the user {owner}, neither root nor us"
+        ));
     }
-    (metadata.mode() & 0o022 != 0 && !metadata.is_symlink())
-        .then(|| format!("others may write it (mode {:04o})", metadata.mode() & 0o7777))
+    (metadata.mode() & 0o022 != 0 && !metadata.is_symlink()).then(|| {
+        format!(
+            "others may write it (mode {:04o})",
+            metadata.mode() & 0o7777
+        )
+    })
 }

@@ -110,8 +110,7 @@ pub(crate) async fn send(
     };
     let download = async {
         let mut stdout = local.output(Stream::Stdout);
-        let unwritable =
-            |error| Fault::new(format!("cannot write standard output: {error}"));
+        let unwritable = |error| Fault::new(format!("cannot write standard output: {error}"));
         while let Some(bytes) = receiver.receive().await {
             stdout.write(bytes).await.map_err(unwritable)?;
         }
@@ -172,7 +171,10 @@ mod tests {
             .with("size", "1")
             .with("size", "2");
         let words = words(&spec, &arguments);
-        assert_eq!(words, ["--size", "1", "--size", "2", "--all", "a b", "--", "-x"]);
+        assert_eq!(
+            words,
+            ["--size", "1", "--size", "2", "--all", "a b", "--", "-x"]
+        );
         assert!(super::words(&spec, &Arguments::new()).is_empty());
     }
 }

@@ -87,8 +87,7 @@ impl Grants {
 
     /// The first path that is not absolute, or leads upwards.
     pub(crate) fn unusable_path(&self) -> Option<&Path> {
-        let upwards =
-            |path: &Path| path.components().any(|part| part == Component::ParentDir);
+        let upwards = |path: &Path| path.components().any(|part| part == Component::ParentDir);
         let mut all = self.read.iter().chain(&self.write);
         all.find(|path| !path.is_absolute() || upwards(path))
             .map(PathBuf::as_path)

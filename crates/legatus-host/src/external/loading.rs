@@ -101,13 +101,17 @@ impl Loader {
             ));
         }
         let manifest = found.manifest.as_ref();
-        let wants = manifest.map(|manifest| manifest.grants.clone()).unwrap_or_default();
+        let wants = manifest
+            .map(|manifest| manifest.grants.clone())
+            .unwrap_or_default();
         let name = manifest.map_or_else(
             || name_of(&found.path),
             |manifest| format!("{}/{}", manifest.vendor, manifest.name),
         );
         let granted = self.settings.grants.get(&name);
-        let has = granted.map(|granted| wants.intersect(granted)).unwrap_or_default();
+        let has = granted
+            .map(|granted| wants.intersect(granted))
+            .unwrap_or_default();
         let limits = manifest.map_or(Limits::DEFAULT, |manifest| manifest.limits());
         let digest = artefact.digest.clone();
         let (kind, runner, described) = self.runner(kind, found, &mut artefact, &has, limits)?;
@@ -141,7 +145,9 @@ impl Loader {
         match signed {
             Some(folder) if !keys.is_empty() || self.settings.require_signature => {
                 let verified = signature::verify(folder, keys);
-                verified.map(Some).map_err(|error| Refusal::Broken(error.to_string()))
+                verified
+                    .map(Some)
+                    .map_err(|error| Refusal::Broken(error.to_string()))
             }
             _ if self.settings.require_signature => Err(Refusal::Off(
                 "it is not signed, and the configuration asks for signatures".to_owned(),
@@ -210,7 +216,8 @@ impl Loader {
             Some(known) => known,
             None => {
                 let described = in_runtime(child.describe())?;
-                self.cache.put_description(&artefact.digest, kind.name(), &described)?;
+                self.cache
+                    .put_description(&artefact.digest, kind.name(), &described)?;
                 described
             }
         };
@@ -225,7 +232,13 @@ impl Loader {
         has: &Grants,
         limits: Limits,
     ) -> Result<(ModuleKind, Arc<dyn Runner>, Vec<Description>), Refusal> {
-        if has.has_files() && self.settings.run_as.is_some() {
+        let own = rustix::process::geteuid().as_raw();
+        let other_user = self
+            .settings
+            .run_as
+            .as_ref()
+            .is_some_and(|user| user.uid != own);
+        if has.has_files() && other_user {
             return Err(Refusal::Off(
                 "files are granted to it, which it would touch in the rights of the server, not \
                  of the user that calls run as"
@@ -252,7 +265,8 @@ impl Loader {
                     World::Contract => in_runtime(module.describe())?,
                     World::Command => Vec::new(),
                 };
-                self.cache.put_description(&artefact.digest, key, &described)?;
+                self.cache
+                    .put_description(&artefact.digest, key, &described)?;
                 described
             }
         };
@@ -275,7 +289,9 @@ impl Loader {
         _has: &Grants,
         _limits: Limits,
     ) -> Result<(ModuleKind, Arc<dyn Runner>, Vec<Description>), Refusal> {
-        Err(Refusal::Off("this program was built without WebAssembly".to_owned()))
+        Err(Refusal::Off(
+            "this program was built without WebAssembly".to_owned(),
+        ))
     }
 
     /// Holds what an artefact tells against its manifest.
@@ -329,7 +345,9 @@ fn bare_kind(bytes: &[u8]) -> Result<ModuleKind, Refusal> {
     match bytes {
         [0, b'a', b's', b'm', ..] => Ok(ModuleKind::Wasm),
         [0x7f, b'E', b'L', b'F', ..] => Ok(ModuleKind::Native),
-        _ => Err(Refusal::Broken("it is neither WebAssembly nor a library".to_owned())),
+        _ => Err(Refusal::Broken(
+            "it is neither WebAssembly nor a library".to_owned(),
+        )),
     }
 }
 
@@ -363,7 +381,9 @@ fn in_runtime<T: Send>(
 ) -> Result<T, Failure> {
     std::thread::scope(|scope| {
         let running = scope.spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             let runtime = runtime.map_err(|error| Failure::Host(error.to_string()))?;
             let done = runtime.block_on(work);
             // What was started for it is gone.

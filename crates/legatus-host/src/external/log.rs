@@ -62,7 +62,13 @@ fn cut(text: &str) -> String {
     let text = text.get(..end).unwrap_or_default();
     let plain = text.trim_end_matches(['\n', '\r']).chars();
     plain
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
+        .map(|c| {
+            if c.is_control() && c != '\n' && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
         .collect()
 }
 

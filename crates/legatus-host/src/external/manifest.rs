@@ -195,12 +195,19 @@ impl Manifest {
     pub(crate) fn limits(&self) -> Limits {
         let (wanted, most) = (self.limits, Limits::MOST);
         let base = Limits::DEFAULT;
-        let memory = wanted.memory.map(|mebibytes| mebibytes.saturating_mul(1 << 20));
-        let cpu = wanted.cpu.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(base.cpu));
+        let memory = wanted
+            .memory
+            .map(|mebibytes| mebibytes.saturating_mul(1 << 20));
+        let cpu = wanted
+            .cpu
+            .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(base.cpu));
         Limits {
             memory: memory.unwrap_or(base.memory).min(most.memory),
             cpu: cpu.unwrap_or(base.cpu).min(most.cpu),
-            log_lines: wanted.log_lines.unwrap_or(base.log_lines).min(most.log_lines),
+            log_lines: wanted
+                .log_lines
+                .unwrap_or(base.log_lines)
+                .min(most.log_lines),
             calls: wanted.calls.unwrap_or(base.calls).clamp(1, most.calls),
         }
     }
@@ -244,7 +251,10 @@ mod tests {
     #[test]
     fn an_unknown_key_is_an_error_with_its_line() {
         let error = refused("colour = 'red'\n");
-        assert!(error.contains("line 5") && error.contains("colour"), "{error}");
+        assert!(
+            error.contains("line 5") && error.contains("colour"),
+            "{error}"
+        );
         let error = refused("[grants]\nnet = true\n");
         assert!(error.contains("line 6") && error.contains("net"), "{error}");
     }
@@ -275,6 +285,9 @@ mod tests {
         let much = limits("[limits]\nmemory = 99999999\ncpu = 1e300\ncalls = 0\n");
         assert_eq!(much.memory, Limits::MOST.memory);
         assert_eq!((much.cpu, much.calls), (Limits::DEFAULT.cpu, 1));
-        assert_eq!(limits("[limits]\ncpu = 0.2\n").cpu, Duration::from_millis(200));
+        assert_eq!(
+            limits("[limits]\ncpu = 0.2\n").cpu,
+            Duration::from_millis(200)
+        );
     }
 }

@@ -21,6 +21,8 @@ mod module;
 mod runner;
 mod signature;
 mod store;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "wasm")]
 mod wasm;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use legatus_core::{
-    Arguments, BoxFuture, Call, Caller, Channel, Commander, Fault, Inspection, Local, Module,
-    Outcome, Request, Sender, Spec,
+    Arguments, BoxFuture, Call, Caller, Channel, Commander, Control, Fault, Inspection, Local,
+    Module, Outcome, Request, Sender, Spec,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -96,7 +96,10 @@ impl Module for External {
 
 impl Commander for External {
     fn inspect(&self, request: &Request) -> Result<Inspection, Fault> {
-        let words = request.arguments.iter().map(|one| String::from_utf8_lossy(one));
+        let words = request
+            .arguments
+            .iter()
+            .map(|one| String::from_utf8_lossy(one));
         let mut summary = String::new();
         for word in words {
             if summary.len() > SUMMARY_BYTES {
@@ -114,15 +117,35 @@ impl Commander for External {
         })
     }
 
-    fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
+    fn execute(&self, mut call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
         Box::pin(async move {
             let Ok(_place) = self.places.try_acquire() else {
                 let limit = Failure::Limit(format!("{} calls at the same time", self.limits.calls));
                 return Ok(Outcome::Unavailable(limit.fault(&self.qualified)));
             };
             let log = CallLog::new(&self.qualified, call.span().clone(), self.limits.log_lines);
-            let ended = self.runner.execute(&self.spec.name, call, channel, log).await;
-            ended.map_err(|failure| failure.fault(&self.qualified))
+            // The contract knows no signals: each means that the call is to end.
+            let cancellation = call.cancellation.child_token();
+            call.cancellation = cancellation.clone();
+            let mut controls = std::mem::replace(&mut call.controls, Control::queue().1);
+            let mut received = None;
+            let signals = async {
+                while let Some(control) = controls.receive().await {
+                    if let Control::Signal(signal) = control {
+                        received = Some(signal);
+                        cancellation.cancel();
+                    }
+                }
+                std::future::pending().await
+            };
+            let ended = tokio::select! {
+                ended = self.runner.execute(&self.spec.name, call, channel, log) => ended,
+                never = signals => never,
+            };
+            match (ended, received) {
+                (Err(Failure::Cancelled), Some(signal)) => Ok(Outcome::Signal(signal)),
+                (ended, _) => ended.map_err(|failure| failure.fault(&self.qualified)),
+            }
         })
     }
 }

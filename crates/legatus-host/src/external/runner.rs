@@ -50,6 +50,8 @@ pub(crate) async fn impatience(cancellation: &CancellationToken) {
 
 /// What is left until a deadline, in milliseconds.
 pub(crate) fn milliseconds_left(call: &Call) -> Option<u64> {
-    let left = call.deadline?.saturating_duration_since(std::time::Instant::now());
+    let left = call
+        .deadline?
+        .saturating_duration_since(std::time::Instant::now());
     Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
 }

@@ -76,8 +76,7 @@ pub fn verify(folder: &Path, trusted: &[String]) -> Result<String, SignatureErro
     }
     let signature = read(&folder.join(SIGNATURE))?;
     let signed = read(&folder.join(DIGESTS))?;
-    let signature =
-        SignatureBox::from_string(&signature).map_err(|_| SignatureError::Untrusted)?;
+    let signature = SignatureBox::from_string(&signature).map_err(|_| SignatureError::Untrusted)?;
     let mut keys = trusted.iter();
     let key = keys.find(|key| {
         let key = PublicKey::from_base64(key.trim());
@@ -93,7 +92,9 @@ pub fn verify(folder: &Path, trusted: &[String]) -> Result<String, SignatureErro
     let (now, then): (Vec<_>, Vec<_>) = (now.lines().collect(), signed.lines().collect());
     let different = then.iter().find(|line| !now.contains(line));
     let different = different.or_else(|| now.iter().find(|line| !then.contains(line)));
-    let name = different.and_then(|line| line.split_once("  ")).map_or("", |(_, name)| name);
+    let name = different
+        .and_then(|line| line.split_once("  "))
+        .map_or("", |(_, name)| name);
     Err(SignatureError::Changed(name.to_owned()))
 }
 
@@ -105,7 +106,10 @@ pub fn verify(folder: &Path, trusted: &[String]) -> Result<String, SignatureErro
 pub fn new_key() -> Result<(String, String), SignatureError> {
     let broken = |error: minisign::PError| SignatureError::Key(error.to_string());
     let pair = minisign::KeyPair::generate_unencrypted_keypair().map_err(broken)?;
-    let secret = pair.sk.to_box(Some("secret key for modules of Legatus")).map_err(broken)?;
+    let secret = pair
+        .sk
+        .to_box(Some("secret key for modules of Legatus"))
+        .map_err(broken)?;
     let public = pair.pk.to_box().map_err(broken)?;
     Ok((secret.into_string(), public.into_string()))
 }
@@ -122,7 +126,9 @@ fn list(folder: &Path) -> Result<String, SignatureError> {
     let mut lines = Vec::new();
     add(folder, folder, DEPTH, &mut lines)?;
     lines.sort();
-    let lines = lines.into_iter().map(|(name, digest)| format!("{digest}  {name}\n"));
+    let lines = lines
+        .into_iter()
+        .map(|(name, digest)| format!("{digest}  {name}\n"));
     Ok(lines.collect())
 }
 
@@ -139,8 +145,14 @@ fn add(
     let entries = fs::read_dir(folder).map_err(|error| unusable(folder, error.to_string()))?;
     for entry in entries.flatten() {
         let path = entry.path();
-        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-        let kind = entry.file_type().map_err(|error| unusable(&path, error.to_string()))?;
+        let name = path
+            .strip_prefix(root)
+            .unwrap_or(&path)
+            .to_string_lossy()
+            .into_owned();
+        let kind = entry
+            .file_type()
+            .map_err(|error| unusable(&path, error.to_string()))?;
         if [DIGESTS, SIGNATURE].contains(&name.as_str()) {
             continue;
         }
@@ -195,7 +207,10 @@ mod tests {
         ];
         for change in changes {
             let (folder, key) = signed();
-            assert_eq!(verify(folder.path(), std::slice::from_ref(&key)).unwrap(), key);
+            assert_eq!(
+                verify(folder.path(), std::slice::from_ref(&key)).unwrap(),
+                key
+            );
             change(folder.path());
             let error = verify(folder.path(), &[key]).unwrap_err();
             assert!(matches!(error, SignatureError::Changed(_)), "{error}");
@@ -213,8 +228,14 @@ mod tests {
         let (folder, key) = signed();
         let list = folder.path().join(DIGESTS);
         fs::write(&list, fs::read_to_string(&list).unwrap() + " ").unwrap();
-        assert!(matches!(verify(folder.path(), &[key]), Err(SignatureError::Untrusted)));
+        assert!(matches!(
+            verify(folder.path(), &[key]),
+            Err(SignatureError::Untrusted)
+        ));
         let empty = tempfile::tempdir().unwrap();
-        assert!(matches!(verify(empty.path(), &[]), Err(SignatureError::Missing)));
+        assert!(matches!(
+            verify(empty.path(), &[]),
+            Err(SignatureError::Missing)
+        ));
     }
 }

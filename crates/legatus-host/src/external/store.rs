@@ -85,7 +85,11 @@ impl Cache {
         let index = index.into_iter();
         Ok(Self {
             folder: folder.to_owned(),
-            index: Mutex::new(index.map(|(path, stamp, digest)| (path, (stamp, digest))).collect()),
+            index: Mutex::new(
+                index
+                    .map(|(path, stamp, digest)| (path, (stamp, digest)))
+                    .collect(),
+            ),
         })
     }
 
@@ -171,7 +175,10 @@ impl Cache {
     fn put(&self, name: &str, bytes: &[u8], mode: u32) -> io::Result<PathBuf> {
         let path = self.folder.join(name);
         // Several programs of one user may share the cache.
-        let temporary = self.folder.join(format!(".{name}.{}", rustix::process::getpid().as_raw_nonzero().get()));
+        let temporary = self.folder.join(format!(
+            ".{name}.{}",
+            rustix::process::getpid().as_raw_nonzero().get()
+        ));
         let written = (|| {
             fs::remove_file(&temporary).ok();
             let mut file = File::options()
@@ -198,13 +205,20 @@ fn unwritable(error: io::Error) -> Failure {
 /// SHA-256 in hexadecimal, as sha256sum(1) prints it.
 pub(crate) fn digest(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Reads a file of at most so many bytes; links are not followed.
 pub(crate) fn read_limited(path: &Path, most: u64) -> io::Result<(Vec<u8>, Metadata)> {
     let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
-    let file = File::options().read(true).custom_flags(no_follow).open(path)?;
+    let file = File::options()
+        .read(true)
+        .custom_flags(no_follow)
+        .open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("it is no regular file"));
@@ -229,7 +243,10 @@ mod tests {
     fn a_cache_that_others_may_write_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(Cache::open(folder.path()), Err(CacheError::Shared(_))));
+        assert!(matches!(
+            Cache::open(folder.path()),
+            Err(CacheError::Shared(_))
+        ));
     }
 
     #[test]

@@ -52,6 +52,11 @@ pub(crate) fn check(root: &Command, spec: &Spec) -> Result<(), UnusableSpec> {
             return Err(UnusableSpec::Reserved(name.to_owned()));
         }
     }
+    check_arguments(root, spec)
+}
+
+/// Whether a spec's arguments can be those of a subcommand, whatever its name.
+pub(crate) fn check_arguments(root: &Command, spec: &Spec) -> Result<(), UnusableSpec> {
     check_names(root, &spec.arguments)?;
     check_places(&spec.arguments)?;
     check_conflicts(&spec.arguments)

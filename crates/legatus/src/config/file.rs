@@ -78,7 +78,12 @@ impl File {
         let own = [&mut identity.cert, &mut identity.key, &mut identity.ca];
         let hosts = file.hosts.values_mut();
         let of_hosts = hosts.flat_map(|host| [&mut host.cert, &mut host.key, &mut host.ca]);
-        for path in own.into_iter().chain(of_hosts).flatten().chain(&mut file.modules.dir) {
+        for path in own
+            .into_iter()
+            .chain(of_hosts)
+            .flatten()
+            .chain(&mut file.modules.dir)
+        {
             *path = absolute(path, folder, home);
         }
         Ok(file)

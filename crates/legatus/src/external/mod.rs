@@ -61,6 +61,14 @@ pub(crate) struct ModulesTable {
     pub(crate) travel: Travel,
 }
 
+impl ModulesTable {
+    /// The trusted keys themselves, where the table may name their files.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let keys = self.trusted_keys.iter();
+        keys.map(|key| read_key(key)).collect()
+    }
+}
+
 /// Whether client halves may be taken from servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -97,9 +105,10 @@ pub(crate) fn settings(
     let given = [&flags.modules_dir, &table.dir];
     let given = given.into_iter().find(|folders| !folders.is_empty());
     let extensions = [&flags.modules_extension, &table.extension];
-    let extensions = extensions.into_iter().find(|extensions| !extensions.is_empty());
+    let extensions = extensions
+        .into_iter()
+        .find(|extensions| !extensions.is_empty());
     let extensions = extensions.cloned();
-    let keys = table.trusted_keys.iter();
     Some(CatalogueSettings {
         folders: given.cloned().unwrap_or_else(|| default_folders(places)),
         extensions: extensions
@@ -109,7 +118,7 @@ pub(crate) fn settings(
             .collect(),
         allow_native: flags.allow_native || table.allow_native,
         require_signature: table.require_signature,
-        trusted_keys: keys.map(|key| read_key(key)).collect(),
+        trusted_keys: table.keys(),
         grants: table.grants,
         preferred: table.prefer,
         cache,
@@ -122,13 +131,16 @@ pub(crate) fn settings(
 
 fn default_folders(places: &Places) -> Vec<PathBuf> {
     let program = places.program.iter().map(|folder| folder.join("modules"));
-    let data = places.data.iter().map(|folder| folder.join("legatus/modules"));
+    let data = places
+        .data
+        .iter()
+        .map(|folder| folder.join("legatus/modules"));
     let system = SYSTEM_FOLDERS.iter().map(PathBuf::from);
     program.chain(data).chain(system).collect()
 }
 
 /// A key as it stands in the configuration, or in the file that it names.
-fn read_key(text: &str) -> String {
+pub(crate) fn read_key(text: &str) -> String {
     let from_file = || {
         let file = std::fs::read_to_string(text).ok()?;
         legatus_host::external::public_key(&file)

@@ -13,7 +13,14 @@ use crate::config::Configuration;
 use crate::environment::Environment;
 
 /// Subcommands that need no external modules, or find their own.
-const WITHOUT: [&str; 6] = ["completions", "holder", "man", "module-host", "pki", "serve"];
+const WITHOUT: [&str; 6] = [
+    "completions",
+    "holder",
+    "man",
+    "module-host",
+    "pki",
+    "serve",
+];
 
 /// The external modules that a client's command line may name. `None` without any.
 ///
@@ -21,7 +28,10 @@ const WITHOUT: [&str; 6] = ["completions", "holder", "man", "module-host", "pki"
 /// When the cache cannot be used.
 pub(crate) fn of_command_line(words: &[OsString]) -> Result<Option<Catalogue>> {
     let globals = globals(words);
-    if words.get(1).is_some_and(|word| WITHOUT.iter().any(|name| word == name)) {
+    if words
+        .get(1)
+        .is_some_and(|word| WITHOUT.iter().any(|name| word == name))
+    {
         return Ok(None);
     }
     // What is wrong with the configuration is told where it is used.
@@ -74,7 +84,10 @@ fn split(word: &OsStr) -> (OsString, Option<OsString>) {
         Some(place) if bytes.starts_with(b"--") => {
             let (name, value) = bytes.split_at(place);
             let value = value.get(1..).unwrap_or_default().to_vec();
-            (OsString::from_vec(name.to_vec()), Some(OsString::from_vec(value)))
+            (
+                OsString::from_vec(name.to_vec()),
+                Some(OsString::from_vec(value)),
+            )
         }
         _ => (word.to_owned(), None),
     }
@@ -86,10 +99,14 @@ mod tests {
 
     #[test]
     fn flags_are_found_wherever_they_stand_before_what_trails() {
-        let words = "legatus thumbs host --modules-dir a --modules-dir=b --allow-native x -- --config c";
+        let words =
+            "legatus thumbs host --modules-dir a --modules-dir=b --allow-native x -- --config c";
         let words: Vec<_> = words.split(' ').map(OsString::from).collect();
         let globals = globals(&words);
-        assert_eq!(globals.modules.modules_dir, [PathBuf::from("a"), "b".into()]);
+        assert_eq!(
+            globals.modules.modules_dir,
+            [PathBuf::from("a"), "b".into()]
+        );
         assert!(globals.modules.allow_native && !globals.modules.no_external_modules);
         assert_eq!(globals.config, None);
     }

@@ -68,9 +68,8 @@ impl ChildModule {
             }
         };
         let frame = tokio::time::timeout(DESCRIBE_WITHIN, describing).await;
-        let frame = frame.map_err(|_| {
-            Failure::Limit(format!("{DESCRIBE_WITHIN:?} for describing itself"))
-        })??;
+        let frame = frame
+            .map_err(|_| Failure::Limit(format!("{DESCRIBE_WITHIN:?} for describing itself")))??;
         described(&frame)
     }
 
@@ -117,7 +116,9 @@ fn described(frame: &Frame) -> Result<Vec<Description>, Failure> {
         }
         Kind::Done => {
             let done: Done = frame.parse().map_err(unintelligible)?;
-            Err(Failure::Unfit(done.fault.unwrap_or_else(|| "it does not describe itself".to_owned())))
+            Err(Failure::Unfit(done.fault.unwrap_or_else(|| {
+                "it does not describe itself".to_owned()
+            })))
         }
         _ => Err(Failure::Protocol("it does not describe itself".to_owned())),
     }
@@ -355,7 +356,9 @@ impl Conversation {
                 let read = ask(&asks, |to| Ask::ReadFile(file, to)).await;
                 Ok(reply_bytes(read.ok_or(Ended::Lost)?))
             }
-            other => Err(Ended::Misbehaved(format!("a frame {other:?} in the wrong place"))),
+            other => Err(Ended::Misbehaved(format!(
+                "a frame {other:?} in the wrong place"
+            ))),
         }
     }
 }
@@ -410,8 +413,12 @@ async fn give(
 
 fn arguments(frame: &Frame) -> Result<Vec<Bytes>, String> {
     let arguments: Vec<String> = frame.parse().map_err(|error| error.to_string())?;
-    let arguments = arguments.iter().map(|one| BASE64.decode(one).map(Bytes::from));
-    arguments.collect::<Result<_, _>>().map_err(|error| error.to_string())
+    let arguments = arguments
+        .iter()
+        .map(|one| BASE64.decode(one).map(Bytes::from));
+    arguments
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())
 }
 
 fn reply(answer: Result<Bytes, String>) -> Frame {
@@ -484,7 +491,9 @@ impl Told {
             "lost",
         ];
         let place = kinds.iter().position(|kind| *kind == self.kind);
-        place.and_then(|place| u32::try_from(place).ok()).unwrap_or(7)
+        place
+            .and_then(|place| u32::try_from(place).ok())
+            .unwrap_or(7)
     }
 }
 
@@ -531,6 +540,9 @@ mod tests {
 
     #[test]
     fn an_end_that_says_nothing_breaks_the_protocol() {
-        assert!(matches!(Done::default().outcome(), Err(Failure::Protocol(_))));
+        assert!(matches!(
+            Done::default().outcome(),
+            Err(Failure::Protocol(_))
+        ));
     }
 }

@@ -12,12 +12,13 @@ use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use super::native;
 use super::process::Start;
 use super::protocol::{Done, Frame, Kind, PROTOCOL};
-use crate::holder::keep_descriptors_here;
+use crate::holder::close_descriptors;
 use crate::messages::RunAs;
 
 /// Becomes the module that the program at the other end of standard input asks for. The process must
 /// have a single thread yet. What is wrong is told to the other end, or logged.
 pub fn module_host_main() -> ExitCode {
+    close_descriptors();
     let mut socket = match take_socket() {
         Ok(socket) => socket,
         Err(error) => {
@@ -48,7 +49,6 @@ fn take_socket() -> io::Result<UnixStream> {
 }
 
 fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
-    keep_descriptors_here();
     let frame = Frame::read_blocking(socket).map_err(|error| error.to_string())?;
     let start: Start = match frame.kind {
         Kind::Start => frame.parse().map_err(|error| error.to_string())?,
@@ -60,7 +60,9 @@ fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
     let unreadable = |error| format!("cannot open the artefact: {error}");
     let artefact = File::open(&start.artefact).map_err(unreadable)?;
     if let Some(user) = start.user {
-        RunAs::from(user).assume().map_err(|error| error.to_string())?;
+        RunAs::from(user)
+            .assume()
+            .map_err(|error| error.to_string())?;
     }
     let name = format!("/proc/self/fd/{}", artefact.as_raw_fd());
     let rules = &start.rules;
@@ -75,6 +77,7 @@ fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
         let null = null.map_err(|error| error.to_string())?;
         let replaced = rustix::stdio::dup2_stdin(&null).and(rustix::stdio::dup2_stdout(&null));
         replaced.map_err(|error| error.to_string())?;
+        drop(null);
         return native::run(socket, &name);
     }
     // The name leads to the descriptor, which an interpreter has to find open.

@@ -110,7 +110,8 @@ impl<'a> Link<'a> {
 
     /// Waits; whether a message (or the end) is there, and whether the call was cancelled.
     pub(super) fn wait(&mut self, milliseconds: Option<u64>) -> Result<(bool, bool), Broken> {
-        let until = milliseconds.map(|time| Instant::now().checked_add(Duration::from_millis(time)));
+        let until =
+            milliseconds.map(|time| Instant::now().checked_add(Duration::from_millis(time)));
         if self.connected {
             self.pull()?;
         }
@@ -119,7 +120,9 @@ impl<'a> Link<'a> {
             if ready || self.cancelled {
                 return Ok((ready, self.cancelled));
             }
-            let left = until.flatten().map(|until| until.saturating_duration_since(Instant::now()));
+            let left = until
+                .flatten()
+                .map(|until| until.saturating_duration_since(Instant::now()));
             if !self.is_readable(left)? {
                 return Ok((false, false));
             }

@@ -5,7 +5,7 @@ mod host;
 mod inside;
 mod link;
 mod native;
-mod native_types;
+pub(crate) mod native_types;
 mod process;
 pub(crate) mod protocol;
 mod sandbox;

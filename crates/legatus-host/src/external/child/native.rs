@@ -40,11 +40,17 @@ pub(super) fn run(socket: &mut UnixStream, path: &str) -> Result<ExitCode, Strin
         }
         Kind::Execute => {
             let asked: Execute = frame.parse().map_err(unintelligible)?;
-            (Kind::Done, serde_json::to_vec(&execute(&library, socket, &asked)?))
+            (
+                Kind::Done,
+                serde_json::to_vec(&execute(&library, socket, &asked)?),
+            )
         }
         Kind::Send => {
             let asked: Send = frame.parse().map_err(unintelligible)?;
-            (Kind::Done, serde_json::to_vec(&send(&library, socket, &asked)?))
+            (
+                Kind::Done,
+                serde_json::to_vec(&send(&library, socket, &asked)?),
+            )
         }
         _ => return Err("the module host was asked for nothing".to_owned()),
     };
@@ -57,7 +63,8 @@ pub(super) fn run(socket: &mut UnixStream, path: &str) -> Result<ExitCode, Strin
 fn load(path: &str) -> Result<Vec<&'static ModuleTold>, String> {
     // SAFETY: it runs the library's initialisers: foreign code, for which this process is there.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
-    let library = library.map_err(|error| format!("it cannot be loaded: {}", without(path, &error)))?;
+    let library =
+        library.map_err(|error| format!("it cannot be loaded: {}", without(path, &error)))?;
     let library = Box::leak(Box::new(library));
     // SAFETY: the contract says what the symbol is.
     let symbol = unsafe { library.get::<ModulesFunction>(b"legatus_modules\0") };
@@ -118,7 +125,11 @@ fn parts<T>(pointer: *const T, count: usize) -> &'static [T] {
 }
 
 fn describe(module: &ModuleTold) -> Description {
-    let effects = [(1, EffectName::Read), (2, EffectName::Write), (4, EffectName::Exec)];
+    let effects = [
+        (1, EffectName::Read),
+        (2, EffectName::Write),
+        (4, EffectName::Exec),
+    ];
     let effects = effects.into_iter();
     let arguments = parts(module.arguments, module.argument_count);
     let examples = parts(module.examples, module.example_count);
@@ -171,7 +182,9 @@ fn describe_argument(told: &ArgumentTold) -> Described {
 fn find<'a>(library: &[&'a ModuleTold], name: &str) -> Result<&'a ModuleTold, String> {
     let mut modules = library.iter();
     let found = modules.find(|module| text(module.name) == name);
-    found.copied().ok_or_else(|| format!("it has no module `{name}` any more"))
+    found
+        .copied()
+        .ok_or_else(|| format!("it has no module `{name}` any more"))
 }
 
 fn execute(
@@ -182,7 +195,11 @@ fn execute(
     let function = find(library, &asked.module)?.execute;
     let function = function.ok_or_else(|| "it has no server half".to_owned())?;
     let c_text = |text: &str| CString::new(text).map_err(|error| error.to_string());
-    let (module, id, peer) = (c_text(&asked.module)?, c_text(&asked.id)?, c_text(&asked.peer)?);
+    let (module, id, peer) = (
+        c_text(&asked.module)?,
+        c_text(&asked.id)?,
+        c_text(&asked.peer)?,
+    );
     let arguments = decoded(&asked.arguments)?;
     let arguments: Vec<_> = arguments.iter().map(|one| bytes(one)).collect();
     let call = CallTold {
@@ -210,7 +227,9 @@ fn send(library: &[&ModuleTold], socket: &mut UnixStream, asked: &Send) -> Resul
     for given in &asked.arguments {
         values.push((c_text(&given.name)?, decoded(&given.values)?));
     }
-    let slices = values.iter().map(|(_, values)| values.iter().map(|one| bytes(one)).collect());
+    let slices = values
+        .iter()
+        .map(|(_, values)| values.iter().map(|one| bytes(one)).collect());
     let slices: Vec<Vec<Bytes>> = slices.collect();
     let given = values.iter().zip(&slices).map(|((name, _), slices)| Given {
         name: name.as_ptr(),
@@ -220,13 +239,20 @@ fn send(library: &[&ModuleTold], socket: &mut UnixStream, asked: &Send) -> Resul
     let given: Vec<_> = given.collect();
     let mut link = Link::new(socket, false);
     let host = host(&mut link);
-    let returned = function(&raw const host, module.as_ptr(), given.as_ptr(), given.len());
+    let returned = function(
+        &raw const host,
+        module.as_ptr(),
+        given.as_ptr(),
+        given.len(),
+    );
     Ok(done(returned, &mut link))
 }
 
 fn decoded(values: &[String]) -> Result<Vec<Vec<u8>>, String> {
     let values = values.iter().map(|one| BASE64.decode(one));
-    values.collect::<Result<_, _>>().map_err(|error| error.to_string())
+    values
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())
 }
 
 fn bytes(slice: &[u8]) -> Bytes {
@@ -381,7 +407,13 @@ extern "C" fn outcome(context: *mut c_void, told: *mut OutcomeTold) -> i32 {
     match outcome {
         Ok(outcome) => {
             let status = u32::from(outcome.status);
-            put(told, OutcomeTold { kind: outcome.number(), status });
+            put(
+                told,
+                OutcomeTold {
+                    kind: outcome.number(),
+                    status,
+                },
+            );
             link.outcome = Some(outcome);
             OK
         }
@@ -430,5 +462,7 @@ extern "C" fn read_file(context: *mut c_void, file: u32, place: *mut Bytes) -> i
 
 extern "C" fn close_file(context: *mut c_void, file: u32) {
     // A host that has gone ends this process.
-    link(context).write(Kind::CloseFile, &file.to_le_bytes()).ok();
+    link(context)
+        .write(Kind::CloseFile, &file.to_le_bytes())
+        .ok();
 }

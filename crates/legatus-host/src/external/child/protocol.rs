@@ -172,9 +172,7 @@ impl Frame {
     }
 
     /// Reads a frame. Not cancel safe.
-    pub(crate) async fn read(
-        socket: &mut (impl AsyncRead + Unpin),
-    ) -> Result<Self, FrameError> {
+    pub(crate) async fn read(socket: &mut (impl AsyncRead + Unpin)) -> Result<Self, FrameError> {
         let mut header = [0; HEADER_BYTES];
         match socket.read_exact(&mut header).await {
             Ok(_) => {}
@@ -190,10 +188,7 @@ impl Frame {
     }
 
     /// Writes a frame. Not cancel safe.
-    pub(crate) async fn write(
-        &self,
-        socket: &mut (impl AsyncWrite + Unpin),
-    ) -> io::Result<()> {
+    pub(crate) async fn write(&self, socket: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         let header = Self::header(self.kind, self.payload.len());
         if self.payload.len() <= 4096 {
             let mut small = Vec::with_capacity(HEADER_BYTES + self.payload.len());

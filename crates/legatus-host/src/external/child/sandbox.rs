@@ -69,7 +69,11 @@ impl Rules {
         rustix::thread::set_no_new_privs(true)?;
         let memory = self.memory.saturating_add(PROGRAM_BYTES);
         limit(Resource::As, memory, memory)?;
-        limit(Resource::Cpu, self.cpu_seconds, self.cpu_seconds.saturating_add(1))?;
+        limit(
+            Resource::Cpu,
+            self.cpu_seconds,
+            self.cpu_seconds.saturating_add(1),
+        )?;
         limit(Resource::Nofile, DESCRIPTORS, DESCRIPTORS)?;
         limit(Resource::Core, 0, 0)?;
         self.guard(artefact, executes).map_err(io::Error::other)
@@ -86,22 +90,37 @@ impl Rules {
             .scope(Scope::AbstractUnixSocket | Scope::Signal)?
             .create()?;
         // An executable has to become itself, and its interpreter; a library needs no program.
-        let programs = if executes || self.grants.run { read | execute } else { read };
-        let mut ruleset = ruleset.add_rule(PathBeneath::new(
-            artefact,
-            AccessFs::ReadFile | execute,
-        ))?;
-        let network: &[&str] = if self.grants.connect.is_empty() { &[] } else { &NETWORK };
+        let programs = if executes || self.grants.run {
+            read | execute
+        } else {
+            read
+        };
+        let mut ruleset =
+            ruleset.add_rule(PathBeneath::new(artefact, AccessFs::ReadFile | execute))?;
+        let network: &[&str] = if self.grants.connect.is_empty() {
+            &[]
+        } else {
+            &NETWORK
+        };
         let system = SYSTEM.iter().chain(network).map(PathBuf::from);
         let granted = self.grants.read.iter().cloned().chain(self.folder.clone());
         let devices = AccessFs::WriteFile;
         let paths = system
             .map(|path| {
-                let extra = if path.starts_with("/dev") { devices.into() } else { BitFlags::EMPTY };
+                let extra = if path.starts_with("/dev") {
+                    devices.into()
+                } else {
+                    BitFlags::EMPTY
+                };
                 (path, programs | extra)
             })
             .chain(granted.map(|path| (path, read)))
-            .chain(self.grants.write.iter().map(|path| (path.clone(), all & !execute)));
+            .chain(
+                self.grants
+                    .write
+                    .iter()
+                    .map(|path| (path.clone(), all & !execute)),
+            );
         for (path, access) in paths {
             // What does not exist needs no rule.
             let Ok(opened) = PathFd::new(&path) else {
@@ -133,7 +152,9 @@ fn fitting(opened: &PathFd, access: BitFlags<AccessFs>) -> BitFlags<AccessFs> {
 
 fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     // Nobody can raise what somebody else has lowered before.
-    let most = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let most = rustix::process::getrlimit(resource)
+        .maximum
+        .unwrap_or(u64::MAX);
     setrlimit(
         resource,
         Rlimit {

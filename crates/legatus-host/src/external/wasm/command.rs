@@ -180,7 +180,11 @@ impl Drop for Written {
 struct Closed;
 
 impl AsyncWrite for Closed {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()))
     }
 

@@ -119,7 +119,8 @@ impl WasmModule {
             return Err(Failure::Unfit("it changed since it was loaded".to_owned()));
         }
         let code = engine.compile(bytes)?;
-        self.cache.put_compiled(&self.digest, &engine.fingerprint(), &code)
+        self.cache
+            .put_compiled(&self.digest, &engine.fingerprint(), &code)
     }
 
     /// What the component is, judged by its exports.
@@ -133,12 +134,17 @@ impl WasmModule {
         }
         let kind = component.component().component_type();
         let engine = self.engines.get()?.wasmtime();
-        let names: Vec<_> = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();
+        let names: Vec<_> = kind
+            .exports(engine)
+            .map(|(name, _)| name.to_owned())
+            .collect();
         Err(Failure::Unfit(match other_contract(&names) {
             Some(version) => format!(
                 "it was made for version {version} of the contract, this program speaks 1.0.0"
             ),
-            None => "it exports neither `legatus:module/descriptions` nor `wasi:cli/run`".to_owned(),
+            None => {
+                "it exports neither `legatus:module/descriptions` nor `wasi:cli/run`".to_owned()
+            }
         }))
     }
 
@@ -147,7 +153,9 @@ impl WasmModule {
         let log = CallLog::new("(describing)", tracing::Span::none(), DESCRIBING.log_lines);
         let component = self.component()?;
         let grants = Grants::default();
-        let mut store = self.store(Talk::default(), &log, &grants, &DESCRIBING).await?;
+        let mut store = self
+            .store(Talk::default(), &log, &grants, &DESCRIBING)
+            .await?;
         let indices = descriptions::GuestIndices::new(&component).map_err(no_export)?;
         let has_commander = commander::GuestIndices::new(&component).is_ok();
         let has_sender = sender::GuestIndices::new(&component).is_ok();
@@ -159,11 +167,13 @@ impl WasmModule {
             told.map_err(|error| explain(error, &store.0, &DESCRIBING))
         };
         let told = tokio::time::timeout(DESCRIBE_WITHIN, describing).await;
-        let told = told.map_err(|_| {
-            Failure::Limit(format!("{DESCRIBE_WITHIN:?} for describing itself"))
-        })??;
+        let told = told
+            .map_err(|_| Failure::Limit(format!("{DESCRIBE_WITHIN:?} for describing itself")))??;
         if told.is_empty() || told.len() > MODULES {
-            return Err(Failure::Unfit(format!("it describes {} modules", told.len())));
+            return Err(Failure::Unfit(format!(
+                "it describes {} modules",
+                told.len()
+            )));
         }
         for one in &told {
             let missing = match (one.commander && !has_commander, one.sender && !has_sender) {
@@ -171,7 +181,10 @@ impl WasmModule {
                 (_, true) => "a client half that it does not export",
                 (false, false) => continue,
             };
-            return Err(Failure::Unfit(format!("its module `{}` tells of {missing}", one.name)));
+            return Err(Failure::Unfit(format!(
+                "its module `{}` tells of {missing}",
+                one.name
+            )));
         }
         Ok(told.into_iter().map(Description::from).collect())
     }
@@ -225,7 +238,9 @@ impl WasmModule {
         let told = async {
             let instance = component.instantiate_async(&mut store).await?;
             let guest = indices.load(&mut store, &instance)?;
-            guest.call_execute(&mut store, module, &told_call(call)).await
+            guest
+                .call_execute(&mut store, module, &told_call(call))
+                .await
         };
         match told.await {
             Ok(Ok(status)) => Ok(Outcome::Exit(status)),
@@ -248,7 +263,9 @@ impl WasmModule {
         let (sender, receiver) = channel.split();
         let output = ChannelOutput::new(sender);
         let mut wasi = surroundings::context(&self.grants, &self.environment, log).await?;
-        wasi.stdin(ChannelInput::new(receiver)).stdout(output.clone()).arg(module);
+        wasi.stdin(ChannelInput::new(receiver))
+            .stdout(output.clone())
+            .arg(module);
         for argument in &call.request.arguments {
             let text = str::from_utf8(argument).map_err(|_| Failure::Told {
                 message: format!("the module `{module}` takes arguments in UTF-8 only"),
@@ -266,7 +283,9 @@ impl WasmModule {
             Ok(Ok(())) => Ok(Outcome::SUCCESS),
             Ok(Err(())) => Ok(Outcome::Exit(1)),
             Err(error) => match error.downcast_ref::<I32Exit>() {
-                Some(I32Exit(status)) => Ok(Outcome::Exit(u8::try_from(*status & 0xff).unwrap_or(1))),
+                Some(I32Exit(status)) => {
+                    Ok(Outcome::Exit(u8::try_from(*status & 0xff).unwrap_or(1)))
+                }
                 None => Err(explain(error, &store, &self.limits)),
             },
         };
@@ -289,7 +308,9 @@ impl WasmModule {
             random: true,
             ..Grants::default()
         };
-        let (mut store, _running) = self.store(talk, &sending.log, &grants, &self.limits).await?;
+        let (mut store, _running) = self
+            .store(talk, &sending.log, &grants, &self.limits)
+            .await?;
         let given: Vec<_> = sending.arguments.into_iter().map(given).collect();
         let told = async {
             let instance = component.instantiate_async(&mut store).await?;
@@ -349,7 +370,9 @@ fn does_not_fit(engine: &Engine, component: &Component, error: &wasmtime::Error)
         Some(version) => Failure::Unfit(format!(
             "it was made for version {version} of the contract, this program speaks 1.0.0"
         )),
-        None => Failure::Unfit(format!("it needs what this program does not have: {error:#}")),
+        None => Failure::Unfit(format!(
+            "it needs what this program does not have: {error:#}"
+        )),
     }
 }
 
@@ -366,7 +389,9 @@ async fn unless_cancelled(
 
 /// The version in the names of a contract that is not ours.
 fn other_contract(names: &[String]) -> Option<&str> {
-    let of_contract = names.iter().filter_map(|name| name.strip_prefix("legatus:module/"));
+    let of_contract = names
+        .iter()
+        .filter_map(|name| name.strip_prefix("legatus:module/"));
     let mut versions = of_contract.filter_map(|rest| Some(rest.split_once('@')?.1));
     versions.find(|version| *version != "1.0.0")
 }
@@ -390,7 +415,9 @@ fn explain(error: wasmtime::Error, store: &Store<State>, limits: &Limits) -> Fai
         return Failure::Crashed(format!("it called exit({status})"));
     }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => Failure::Limit("its stack (it recurses too deeply)".to_owned()),
+        Some(Trap::StackOverflow) => {
+            Failure::Limit("its stack (it recurses too deeply)".to_owned())
+        }
         Some(trap) => Failure::Crashed(trap.to_string()),
         None => Failure::Crashed(error.root_cause().to_string()),
     }
@@ -401,7 +428,12 @@ fn told_call(call: Call) -> commander::Call {
         id: call.id().to_string(),
         peer: call.peer().identity().to_owned(),
         milliseconds: milliseconds_left(&call),
-        arguments: call.request.arguments.iter().map(|one| one.to_vec()).collect(),
+        arguments: call
+            .request
+            .arguments
+            .iter()
+            .map(|one| one.to_vec())
+            .collect(),
     }
 }
 

@@ -35,7 +35,10 @@ pub(crate) struct Engines(OnceLock<Result<Engine, Failure>>);
 
 impl Engines {
     pub(crate) fn get(&self) -> Result<&Engine, Failure> {
-        self.0.get_or_init(Engine::new).as_ref().map_err(Clone::clone)
+        self.0
+            .get_or_init(Engine::new)
+            .as_ref()
+            .map_err(Clone::clone)
     }
 }
 
@@ -80,7 +83,9 @@ impl Engine {
     /// Tells engines apart whose compiled code does not fit the other.
     pub(crate) fn fingerprint(&self) -> String {
         let mut hasher = std::hash::DefaultHasher::new();
-        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        self.engine
+            .precompile_compatibility_hash()
+            .hash(&mut hasher);
         format!("{:016x}", hasher.finish())
     }
 

@@ -139,10 +139,7 @@ impl local::Host for State {
         Ok(opened)
     }
 
-    async fn read_file(
-        &mut self,
-        file: u32,
-    ) -> wasmtime::Result<Result<Option<Vec<u8>>, String>> {
+    async fn read_file(&mut self, file: u32) -> wasmtime::Result<Result<Option<Vec<u8>>, String>> {
         let read = self.ask(|to| Ask::ReadFile(file, to)).await?;
         Ok(read.map(some_unless_empty))
     }

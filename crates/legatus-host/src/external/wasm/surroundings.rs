@@ -28,7 +28,10 @@ pub(super) async fn context(
         let guest = path.to_string_lossy();
         // What does not exist cannot be reached either way.
         if let Err(error) = builder.preopened_dir(path, guest, permissions) {
-            log.line(Level::WARN, &format!("cannot offer `{}`: {error:#}", path.display()));
+            log.line(
+                Level::WARN,
+                &format!("cannot offer `{}`: {error:#}", path.display()),
+            );
         }
     }
     for (name, value) in environment {
@@ -57,7 +60,9 @@ async fn network(
     let mut ports: Vec<u16> = Vec::new();
     for address in grants.addresses() {
         let Some((host, port)) = address else {
-            return Err(Failure::Host("an address in its grants is malformed".to_owned()));
+            return Err(Failure::Host(
+                "an address in its grants is malformed".to_owned(),
+            ));
         };
         if host == "*" {
             ports.push(port);
@@ -72,13 +77,18 @@ async fn network(
     let log = log.clone();
     builder.socket_addr_check(move |address, usage| {
         let granted = match usage {
-            SocketAddrUse::TcpConnect => allowed.contains(&address) || ports.contains(&address.port()),
+            SocketAddrUse::TcpConnect => {
+                allowed.contains(&address) || ports.contains(&address.port())
+            }
             // Before it connects, a socket may take an address of the system's choice.
             SocketAddrUse::TcpBind => address.ip().is_unspecified() && address.port() == 0,
             _ => false,
         };
         if !granted {
-            log.line(Level::WARN, &format!("denied: `{address}` is not among the module's grants"));
+            log.line(
+                Level::WARN,
+                &format!("denied: `{address}` is not among the module's grants"),
+            );
         }
         Box::pin(async move { granted })
     });
