@@ -118,7 +118,7 @@ typedef struct legatus_host {
     /* Tells the other half that no more messages come. */
     void (*finish)(void *context);
     /* Waits until a message can be received, the call is cancelled, or the time is up; a negative
-     * time is for ever. */
+     * time is for ever. The end of the messages counts as one until receive has told of it. */
     uint32_t (*wait)(void *context, int64_t milliseconds);
     void (*log)(void *context, uint32_t level, legatus_bytes text);
     /* Says why the half failed; the hint may be empty. */

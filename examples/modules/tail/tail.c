@@ -127,8 +127,14 @@ static void follow(const legatus_host *host, struct request *request, int *file,
     for (;;) {
         struct stat now, open_one;
         int other;
-        if (host->wait(host->context, 250) & LEGATUS_IS_CANCELLED)
+        uint32_t ready = host->wait(host->context, 250);
+        if (ready & LEGATUS_IS_CANCELLED)
             return;
+        if (ready & LEGATUS_MESSAGE_READY) {
+            /* Nothing that the caller says concerns us. */
+            legatus_bytes message;
+            host->receive(host->context, &message);
+        }
         if (fstat(*file, &open_one) == 0 && open_one.st_size < *place) {
             host->log(host->context, LEGATUS_LOG_WARN, text("the file was cut off"));
             *place = 0;

@@ -163,7 +163,7 @@ impl Catalogue {
             let source = listed.source.display();
             match &listed.state {
                 State::Ready => {
-                    tracing::info!(module = listed.qualified, %source, "a module is ready")
+                    tracing::info!(module = listed.qualified, %source, "a module is ready");
                 }
                 State::Off(reason) => {
                     tracing::debug!(module = listed.qualified, %source, reason, "a module is off");

@@ -75,7 +75,8 @@ impl Grants {
         words.extend(
             flags
                 .into_iter()
-                .filter_map(|(is, word)| is.then(|| word.to_owned())),
+                .filter(|(is, _)| *is)
+                .map(|(_, word)| word.to_owned()),
         );
         words
     }

@@ -1,6 +1,6 @@
 //! From something found to modules that can be called: digest, signature, code, description.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::catalogue::{CatalogueSettings, Entry, Listed, State, name_of};
@@ -24,6 +24,9 @@ pub(crate) struct Loader {
     #[cfg(feature = "wasm")]
     engines: Arc<Engines>,
 }
+
+/// What runs an artefact, and what it tells about itself.
+type Loaded = (ModuleKind, Arc<dyn Runner>, Vec<Description>);
 
 /// Why there is no module.
 enum Refusal {
@@ -185,7 +188,7 @@ impl Loader {
         artefact: &mut Artefact<'_>,
         has: &Grants,
         limits: Limits,
-    ) -> Result<(ModuleKind, Arc<dyn Runner>, Vec<Description>), Refusal> {
+    ) -> Result<Loaded, Refusal> {
         if !kind.is_native() {
             return self.wasm(found, artefact, has, limits);
         }
@@ -231,7 +234,7 @@ impl Loader {
         artefact: &mut Artefact<'_>,
         has: &Grants,
         limits: Limits,
-    ) -> Result<(ModuleKind, Arc<dyn Runner>, Vec<Description>), Refusal> {
+    ) -> Result<Loaded, Refusal> {
         let own = rustix::process::geteuid().as_raw();
         let other_user = self
             .settings
@@ -288,7 +291,7 @@ impl Loader {
         _artefact: &mut Artefact<'_>,
         _has: &Grants,
         _limits: Limits,
-    ) -> Result<(ModuleKind, Arc<dyn Runner>, Vec<Description>), Refusal> {
+    ) -> Result<Loaded, Refusal> {
         Err(Refusal::Off(
             "this program was built without WebAssembly".to_owned(),
         ))
@@ -352,7 +355,7 @@ fn bare_kind(bytes: &[u8]) -> Result<ModuleKind, Refusal> {
 }
 
 /// What a plain command without a manifest is said to be.
-fn plain(path: &PathBuf) -> Description {
+fn plain(path: &Path) -> Description {
     let name = name_of(path);
     let name = name.split('/').next_back().unwrap_or_default();
     let fits = is_name(name);

@@ -162,7 +162,7 @@ impl Cache {
         if complete {
             return Ok(path);
         }
-        self.put(digest, bytes, 0o500).map_err(unwritable)
+        self.put(digest, bytes, 0o555).map_err(unwritable)
     }
 
     /// Where the copy of an artefact is.

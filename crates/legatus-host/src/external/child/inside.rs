@@ -75,7 +75,8 @@ fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
         // What a library prints must not come between frames.
         let null = File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(|error| error.to_string())?;
-        let replaced = rustix::stdio::dup2_stdin(&null).and(rustix::stdio::dup2_stdout(&null));
+        let replaced =
+            rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null));
         replaced.map_err(|error| error.to_string())?;
         drop(null);
         return native::run(socket, &name);

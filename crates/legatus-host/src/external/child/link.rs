@@ -29,6 +29,8 @@ pub(super) struct Link<'a> {
     /// Messages that were asked for and have not come.
     asked: u32,
     ended: bool,
+    /// Whether the module was told of the end: it is told of it once.
+    end_told: bool,
     finished: bool,
     cancelled: bool,
     /// Client halves have nobody to talk to before they have opened the call.
@@ -47,6 +49,7 @@ impl<'a> Link<'a> {
             inbox: VecDeque::new(),
             asked: 0,
             ended: false,
+            end_told: false,
             finished: false,
             cancelled: false,
             connected,
@@ -68,7 +71,10 @@ impl<'a> Link<'a> {
                 return Ok(Some(message));
             }
             match (self.ended, self.cancelled) {
-                (true, _) => return Ok(None),
+                (true, _) => {
+                    self.end_told = true;
+                    return Ok(None);
+                }
                 (false, true) => return Err(Broken::Cancelled),
                 (false, false) => self.take()?,
             }
@@ -116,7 +122,11 @@ impl<'a> Link<'a> {
             self.pull()?;
         }
         loop {
-            let ready = !self.inbox.is_empty() || self.ended;
+            // What has come already counts first: a cancellation must not wait behind messages.
+            while self.is_readable(Some(Duration::ZERO))? {
+                self.take()?;
+            }
+            let ready = !self.inbox.is_empty() || (self.ended && !self.end_told);
             if ready || self.cancelled {
                 return Ok((ready, self.cancelled));
             }

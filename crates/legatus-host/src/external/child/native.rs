@@ -369,7 +369,7 @@ extern "C" fn finish(context: *mut c_void) {
 extern "C" fn wait(context: *mut c_void, milliseconds: i64) -> u32 {
     match link(context).wait(u64::try_from(milliseconds).ok()) {
         Ok((message, cancelled)) => {
-            u32::from(message) * MESSAGE_READY | u32::from(cancelled) * IS_CANCELLED
+            (u32::from(message) * MESSAGE_READY) | (u32::from(cancelled) * IS_CANCELLED)
         }
         Err(_) => IS_CANCELLED,
     }

@@ -19,11 +19,12 @@ const LANDLOCK: ABI = ABI::V6;
 /// Descriptors that a module may have open.
 const DESCRIPTORS: u64 = 256;
 
-/// Address space for the program's own files, beside the memory that a module may take.
-const PROGRAM_BYTES: u64 = 256 << 20;
+/// Memory for the libraries that a program needs, and for this program's own, beside what the module
+/// may take.
+const PROGRAM_BYTES: u64 = 32 << 20;
 
 /// What every program needs to start: libraries, interpreters, and what they look at.
-const SYSTEM: [&str; 14] = [
+const SYSTEM: [&str; 16] = [
     "/usr",
     "/bin",
     "/sbin",
@@ -33,6 +34,8 @@ const SYSTEM: [&str; 14] = [
     "/etc/alternatives",
     "/etc/ld.so.cache",
     "/etc/localtime",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
     "/dev/full",
     "/dev/null",
     "/dev/random",
@@ -40,14 +43,13 @@ const SYSTEM: [&str; 14] = [
     "/dev/zero",
 ];
 
-/// What names and certificates of the network need.
-const NETWORK: [&str; 6] = [
+/// What the names of the network need.
+const NETWORK: [&str; 5] = [
     "/etc/gai.conf",
     "/etc/hosts",
     "/etc/host.conf",
     "/etc/nsswitch.conf",
     "/etc/resolv.conf",
-    "/etc/ssl",
 ];
 
 /// The rules of one module host.
@@ -68,7 +70,8 @@ impl Rules {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         rustix::thread::set_no_new_privs(true)?;
         let memory = self.memory.saturating_add(PROGRAM_BYTES);
-        limit(Resource::As, memory, memory)?;
+        // Not address space: some interpreters reserve much of it and touch little.
+        limit(Resource::Data, memory, memory)?;
         limit(
             Resource::Cpu,
             self.cpu_seconds,

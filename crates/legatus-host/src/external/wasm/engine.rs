@@ -186,14 +186,17 @@ impl Clock {
             let (engine, running) = (self.engine.clone(), Arc::downgrade(&self.running));
             let ticking = std::thread::spawn(move || {
                 while let (Some(engine), Some(running)) = (engine.upgrade(), running.upgrade()) {
-                    if running.load(Ordering::Relaxed) == 0 {
-                        drop((engine, running));
-                        std::thread::park();
-                        continue;
+                    let rests = running.load(Ordering::Relaxed) == 0;
+                    if !rests {
+                        engine.increment_epoch();
                     }
-                    engine.increment_epoch();
                     drop((engine, running));
-                    std::thread::sleep(TICK);
+                    if rests {
+                        std::thread::park();
+                    } else {
+                        // Nobody wakes it earlier, except for its last tick.
+                        std::thread::park_timeout(TICK);
+                    }
                 }
             });
             ticking.thread().clone()

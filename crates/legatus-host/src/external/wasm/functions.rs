@@ -25,11 +25,11 @@ impl Talk {
     }
 
     async fn receive(&mut self) -> Result<Option<Bytes>, ChannelError> {
-        self.fill().await?;
+        self.end_told |= !self.fill().await?;
         Ok(self.pending.take())
     }
 
-    async fn send(&mut self, message: Bytes) -> Result<(), ChannelError> {
+    async fn send(&self, message: Bytes) -> Result<(), ChannelError> {
         let sender = self.sender.as_ref().ok_or(ChannelError::Gone)?;
         let sent = tokio::select! {
             biased;
@@ -82,7 +82,7 @@ impl host::Host for State {
                 None => std::future::pending().await,
             }
         };
-        let can_receive = self.talk.receiver.is_some();
+        let can_receive = self.talk.receiver.is_some() && !self.talk.end_told;
         Ok(tokio::select! {
             biased;
             () = cancellation.cancelled() => host::Readiness::CANCELLED,
@@ -155,17 +155,20 @@ impl local::Host for State {
 
 impl State {
     /// Asks the caller's side; a server half has none.
-    async fn ask<T: Send>(
-        &mut self,
+    fn ask<T: Send + 'static>(
+        &self,
         make: impl FnOnce(tokio::sync::oneshot::Sender<T>) -> Ask + Send,
-    ) -> wasmtime::Result<T> {
-        let Some(asks) = self.talk.asks.clone() else {
-            return Err(wasmtime::Error::msg(
-                "a server half called a function that only client halves have",
-            ));
-        };
-        let answer = ask(&asks, make).await;
-        answer.ok_or_else(|| wasmtime::Error::msg("the call has ended"))
+    ) -> impl Future<Output = wasmtime::Result<T>> + Send {
+        let asks = self.talk.asks.clone();
+        async move {
+            let Some(asks) = asks else {
+                return Err(wasmtime::Error::msg(
+                    "a server half called a function that only client halves have",
+                ));
+            };
+            let answer = ask(&asks, make).await;
+            answer.ok_or_else(|| wasmtime::Error::msg("the call has ended"))
+        }
     }
 }
 

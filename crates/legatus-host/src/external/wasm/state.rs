@@ -31,6 +31,8 @@ pub(super) struct Talk {
     pub(super) receiver: Option<ChannelReceiver>,
     /// A message that was waited for, but not received yet.
     pub(super) pending: Option<Bytes>,
+    /// Whether the guest was told that no more messages come: it is told of it once.
+    pub(super) end_told: bool,
     pub(super) cancellation: CancellationToken,
     /// Where a client half asks; `None` for a server half.
     pub(super) asks: Option<mpsc::Sender<Ask>>,

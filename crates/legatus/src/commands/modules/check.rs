@@ -12,6 +12,7 @@ use legatus_host::external::{Catalogue, Listed, State};
 
 use super::list::external;
 use crate::commands::Context;
+use crate::commands::call::start_logging;
 use crate::config::Configuration;
 use crate::console;
 use crate::external::{Places, open, settings};
@@ -52,6 +53,8 @@ impl Alone {
     /// The module as this program sees it.
     fn catalogue(&self, context: &Context<'_>) -> Result<Catalogue> {
         let configuration = Configuration::load(context.globals, context.environment)?;
+        // What a module says while it is loaded concerns its author.
+        start_logging(&configuration)?;
         let mut flags = context.globals.modules.clone();
         flags.modules_dir = vec![self.modules.clone()];
         flags.no_external_modules = false;
@@ -160,7 +163,7 @@ fn examples(alone: &Alone, catalogue: &Catalogue) -> Result<ExitCode> {
             let ended = ran
                 .status
                 .code()
-                .map_or("no status".to_owned(), |code| format!("status {code}"));
+                .map_or_else(|| "no status".to_owned(), |code| format!("status {code}"));
             let line = format!("ran      {}: {ended}\n", example.command);
             console::print(line.as_bytes())?;
             if !ran.status.success() {

@@ -118,7 +118,7 @@ pub(super) fn external(listed: &Listed) -> String {
     add("signed", listed.signed_by.as_deref().unwrap_or("no"));
     add(
         "state",
-        &reason.map_or(word.to_owned(), |reason| format!("{word}: {reason}")),
+        &reason.map_or_else(|| word.to_owned(), |reason| format!("{word}: {reason}")),
     );
     add("wants", &listed.wants.to_string());
     add("has", &listed.has.to_string());
