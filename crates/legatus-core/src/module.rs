@@ -26,6 +26,29 @@ pub trait Module: Send + Sync {
     fn sender(&self) -> Option<&dyn Sender> {
         None
     }
+
+    /// Where it comes from; part of the program unless it says something else.
+    fn origin(&self) -> Origin {
+        Origin::default()
+    }
+}
+
+/// Where a module comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What runs it.
+    pub kind: &'static str,
+    /// The SHA-256 of a client half that clients may take, in hexadecimal.
+    pub travelling: Option<String>,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self {
+            kind: "built-in",
+            travelling: None,
+        }
+    }
 }
 
 /// What a request would do, told before anything is done: for policy and audit.

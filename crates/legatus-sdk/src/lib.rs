@@ -290,7 +290,7 @@ impl Host {
         (self.table().log)(self.table().context, level as u32, text);
     }
 
-    fn fail(&mut self, fault: &Fault) {
+    fn fail(&self, fault: &Fault) {
         let (message, hint) = (fault.message.as_bytes(), fault.hint.as_bytes());
         (self.table().fail)(self.table().context, Slice::of(message), Slice::of(hint));
     }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use legatus_core::Origin;
+
 use super::catalogue::{CatalogueSettings, Entry, Listed, State, name_of};
 use super::child::{ChildModule, ChildSettings, HostCommand};
 use super::description::{Described, Description, Kind, Value, is_name};
@@ -121,7 +123,12 @@ impl Loader {
         let described = self.checked(found, described)?;
         let vendor = name.split('/').next().unwrap_or_default().to_owned();
         let modules = described.iter().map(|one| {
-            let module = External::new(&vendor, one, Arc::clone(&runner), limits);
+            let travels = one.sender && kind == ModuleKind::Wasm;
+            let origin = Origin {
+                kind: kind.name(),
+                travelling: travels.then(|| digest.clone()),
+            };
+            let module = External::new(&vendor, one, Arc::clone(&runner), limits, origin);
             (vendor.clone(), Arc::new(module))
         });
         let common = Listed {
@@ -131,7 +138,7 @@ impl Loader {
             halves: (false, false),
             source: found.path.clone(),
             state: State::Ready,
-            digest,
+            digest: digest.clone(),
             summary: String::new(),
             wants,
             has,

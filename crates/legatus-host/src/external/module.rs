@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use legatus_core::{
     Arguments, BoxFuture, Call, Caller, Channel, Commander, Control, Fault, Inspection, Local,
-    Module, Outcome, Request, Sender, Spec,
+    Module, Origin, Outcome, Request, Sender, Spec,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -30,6 +30,7 @@ pub(crate) struct External {
     has_sender: bool,
     runner: Arc<dyn Runner>,
     limits: Limits,
+    origin: Origin,
     /// The calls that may run at the same time.
     places: Semaphore,
 }
@@ -40,6 +41,7 @@ impl External {
         description: &Description,
         runner: Arc<dyn Runner>,
         limits: Limits,
+        origin: Origin,
     ) -> Self {
         Self {
             spec: description.spec(),
@@ -48,6 +50,7 @@ impl External {
             has_sender: description.sender,
             runner,
             limits,
+            origin,
             places: Semaphore::new(usize::try_from(limits.calls).unwrap_or(1)),
         }
     }
@@ -91,6 +94,10 @@ impl Module for External {
 
     fn sender(&self) -> Option<&dyn Sender> {
         Some(self)
+    }
+
+    fn origin(&self) -> Origin {
+        self.origin.clone()
     }
 }
 

@@ -56,7 +56,12 @@ pub fn command(registry: &Registry) -> Command {
     // Exact names are understood, but not shown.
     for (name, module) in registry.qualified() {
         let spec = module.spec();
-        if module.sender().is_some() && check::check_arguments(&fixed, spec).is_ok() {
+        let checked = if name.contains('/') {
+            check::check_arguments(&fixed, spec)
+        } else {
+            check::check(&fixed, spec)
+        };
+        if module.sender().is_some() && checked.is_ok() {
             root = root.subcommand(module::exact(spec, &name));
         }
     }

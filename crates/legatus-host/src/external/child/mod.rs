@@ -1,6 +1,9 @@
 //! Native modules run in a process of their own, the module host: a child of this program that
 //! gives up what it does not need, and then becomes an executable or loads a library.
 
+mod conversation;
+mod endings;
+mod functions;
 mod host;
 mod inside;
 mod link;

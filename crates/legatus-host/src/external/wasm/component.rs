@@ -4,29 +4,26 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use legatus_core::{BoxFuture, Call, Channel, Outcome};
 use tokio_util::sync::CancellationToken;
-use tracing::Level;
-use wasmtime::component::{Component, InstancePre, ResourceTable};
-use wasmtime::{Store, Trap};
+use wasmtime::Store;
+use wasmtime::component::{InstancePre, ResourceTable};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::bindings::exports::legatus::module::{commander, descriptions, sender};
-use super::bindings::legatus::module::types;
 use super::command::{ChannelInput, ChannelOutput};
+use super::conversions::{given, told_call};
 use super::engine::{Engine, Engines, Running};
+use super::failures::{does_not_fit, explain, no_export, other_contract};
 use super::state::{Ceiling, State, Talk};
 use super::surroundings;
-use crate::external::description::{
-    Described, Description, EffectName, ExampleLine, Kind, MODULES, Value,
-};
+use crate::external::description::{Description, MODULES};
 use crate::external::fault::Failure;
 use crate::external::grants::Grants;
 use crate::external::log::CallLog;
 use crate::external::manifest::Limits;
-use crate::external::runner::{Runner, Sending, impatience, milliseconds_left};
+use crate::external::runner::{Runner, Sending, impatience};
 use crate::external::signature::FILE_BYTES;
 use crate::external::store::{Cache, digest, read_limited};
 
@@ -360,22 +357,6 @@ impl Runner for WasmModule {
     }
 }
 
-/// Why a component cannot be linked: made for another contract, or for something else.
-fn does_not_fit(engine: &Engine, component: &Component, error: &wasmtime::Error) -> Failure {
-    let (engine, kind) = (engine.wasmtime(), component.component_type());
-    let imports = kind.imports(engine).map(|(name, _)| name.to_owned());
-    let exports = kind.exports(engine).map(|(name, _)| name.to_owned());
-    let names: Vec<_> = imports.chain(exports).collect();
-    match other_contract(&names) {
-        Some(version) => Failure::Unfit(format!(
-            "it was made for version {version} of the contract, this program speaks 1.0.0"
-        )),
-        None => Failure::Unfit(format!(
-            "it needs what this program does not have: {error:#}"
-        )),
-    }
-}
-
 /// Drops a guest that does not end by itself after its cancellation.
 async fn unless_cancelled(
     work: BoxFuture<'_, Result<Outcome, Failure>>,
@@ -384,120 +365,5 @@ async fn unless_cancelled(
     tokio::select! {
         ended = work => ended,
         () = impatience(cancellation) => Err(Failure::Cancelled),
-    }
-}
-
-/// The version in the names of a contract that is not ours.
-fn other_contract(names: &[String]) -> Option<&str> {
-    let of_contract = names
-        .iter()
-        .filter_map(|name| name.strip_prefix("legatus:module/"));
-    let mut versions = of_contract.filter_map(|rest| Some(rest.split_once('@')?.1));
-    versions.find(|version| *version != "1.0.0")
-}
-
-fn no_export(error: wasmtime::Error) -> Failure {
-    Failure::Unfit(format!("it lacks a part of the contract: {error:#}"))
-}
-
-/// Why a guest ended; the whole story, with its backtrace, goes to the log.
-fn explain(error: wasmtime::Error, store: &Store<State>, limits: &Limits) -> Failure {
-    let state = store.data();
-    state.log.line(Level::ERROR, &format!("{error:?}"));
-    if state.out_of_time {
-        return Failure::Limit(format!("{:?} of processor time", limits.cpu));
-    }
-    if state.ceiling.hit {
-        let (limit, used) = (limits.memory >> 20, state.ceiling.used() >> 20);
-        return Failure::Limit(format!("{limit} MiB of memory (it has {used} MiB)"));
-    }
-    if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
-        return Failure::Crashed(format!("it called exit({status})"));
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => {
-            Failure::Limit("its stack (it recurses too deeply)".to_owned())
-        }
-        Some(trap) => Failure::Crashed(trap.to_string()),
-        None => Failure::Crashed(error.root_cause().to_string()),
-    }
-}
-
-fn told_call(call: Call) -> commander::Call {
-    commander::Call {
-        id: call.id().to_string(),
-        peer: call.peer().identity().to_owned(),
-        milliseconds: milliseconds_left(&call),
-        arguments: call
-            .request
-            .arguments
-            .iter()
-            .map(|one| one.to_vec())
-            .collect(),
-    }
-}
-
-fn given((name, values): (String, Vec<Bytes>)) -> types::Given {
-    types::Given {
-        name,
-        values: values.into_iter().map(Vec::from).collect(),
-    }
-}
-
-impl From<types::Description> for Description {
-    fn from(told: types::Description) -> Self {
-        let effects = [
-            (types::Effects::READ, EffectName::Read),
-            (types::Effects::WRITE, EffectName::Write),
-            (types::Effects::EXEC, EffectName::Exec),
-        ];
-        let effects = effects.into_iter();
-        Self {
-            name: told.name,
-            version: told.version,
-            summary: told.summary,
-            details: told.details,
-            effects: effects
-                .filter_map(|(flag, name)| told.effects.contains(flag).then_some(name))
-                .collect(),
-            arguments: told.arguments.into_iter().map(Described::from).collect(),
-            examples: told
-                .examples
-                .into_iter()
-                .map(|one| ExampleLine {
-                    command: one.command,
-                    explanation: one.explanation,
-                })
-                .collect(),
-            commander: told.commander,
-            sender: told.sender,
-        }
-    }
-}
-
-impl From<types::Argument> for Described {
-    fn from(told: types::Argument) -> Self {
-        Self {
-            name: told.name,
-            short: told.short,
-            kind: match told.kind {
-                types::ArgumentKind::Positional => Kind::Positional,
-                types::ArgumentKind::Option => Kind::Option,
-                types::ArgumentKind::Flag => Kind::Flag,
-                types::ArgumentKind::Trailing => Kind::Trailing,
-            },
-            value: match told.value {
-                types::ValueKind::Text => Value::Text,
-                types::ValueKind::Number => Value::Number,
-                types::ValueKind::Path => Value::Path,
-                types::ValueKind::Location => Value::Location,
-                types::ValueKind::Mode => Value::Mode,
-                types::ValueKind::Duration => Value::Duration,
-            },
-            value_name: told.value_name,
-            help: told.help,
-            required: told.required,
-            repeated: told.repeated,
-        }
     }
 }

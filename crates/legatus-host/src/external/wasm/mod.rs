@@ -3,7 +3,9 @@
 mod bindings;
 mod command;
 mod component;
+mod conversions;
 mod engine;
+mod failures;
 mod functions;
 mod state;
 mod surroundings;

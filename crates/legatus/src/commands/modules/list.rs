@@ -18,8 +18,8 @@ struct Row {
     name: String,
     aliases: Vec<String>,
     version: String,
-    /// What runs it: built-in, or the kind of an external one; empty if the host did not tell.
-    kind: &'static str,
+    /// What runs it: built-in, or the kind of an external one; empty if an older host did not tell.
+    kind: String,
     halves: Vec<&'static str>,
     effects: Vec<&'static str>,
     /// ready, off or broken.
@@ -53,10 +53,7 @@ pub(super) fn run(host: Option<&Host>, context: &Context<'_>) -> anyhow::Result<
 /// The modules of this program: built-in ones, then external ones in whatever state.
 fn here(context: &Context<'_>) -> Vec<Row> {
     let builtin = context.registry.builtin();
-    let builtin = builtin.map(|module| Row {
-        kind: "built-in",
-        ..Row::from(described(module.as_ref()))
-    });
+    let builtin = builtin.map(|module| Row::from(described(module.as_ref())));
     let mut rows: Vec<_> = builtin.collect();
     let listed = context.catalogue.map(|catalogue| catalogue.listed());
     for listed in listed.unwrap_or_default() {
@@ -181,7 +178,7 @@ impl From<wire::Spec> for Row {
             name: spec.name,
             aliases: spec.aliases,
             version: spec.version,
-            kind: "",
+            kind: spec.kind,
             state: "ready",
             summary: spec.summary,
             reason: None,
@@ -196,7 +193,7 @@ impl From<Listed> for Row {
         let reason = reason.map(str::to_owned);
         Self {
             aliases: Vec::new(),
-            kind: listed.kind.map_or("unknown", |kind| kind.name()),
+            kind: listed.kind.map_or("unknown", |kind| kind.name()).to_owned(),
             halves: halves(listed.halves),
             effects: Vec::new(),
             state: word,
@@ -229,7 +226,7 @@ fn table(rows: &[Row]) -> String {
         [
             names.join(", "),
             or_dash(&row.version),
-            or_dash(row.kind),
+            or_dash(&row.kind),
             or_dash(&row.halves.join("+")),
             or_dash(&row.effects.join("+")),
             row.state.to_owned(),
@@ -269,6 +266,7 @@ mod tests {
         let module = registry.resolve("echo").unwrap();
         let mut spec = described(module.as_ref());
         spec.version = "1.0".into();
+        spec.kind = String::new();
         let mut other = spec.clone();
         other.name = "a-longer-name".into();
         other.has_sender = false;
