@@ -33,6 +33,7 @@ pub(crate) fn run(
         settings.log_level.as_deref().unwrap_or("info"),
         settings.log_format,
     )?;
+    configure(registry, &settings)?;
     let launcher = launcher(run_as(&settings)?).with_descriptor_limit(raise_descriptor_limit());
     let tls = Arc::new(ServerTls::new(
         settings.pairs.clone(),
@@ -62,6 +63,20 @@ pub(crate) fn run(
     // Blocking work that hangs must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells the modules what the configuration says to them.
+fn configure(registry: &Registry, settings: &Settings) -> Result<()> {
+    for (name, settings) in &settings.modules {
+        let module = registry
+            .resolve(name)
+            .map_err(Fault::from)
+            .with_context(|| format!("[settings.{name}]"))?;
+        module
+            .configure(settings)
+            .with_context(|| format!("[settings.{name}]"))?;
+    }
+    Ok(())
 }
 
 /// How the server's children are started: as this program, by its hidden subcommand.
