@@ -1,23 +1,23 @@
 //! The gRPC service: messages of the wire to calls, and back.
 
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::Stream;
+use hyper::body::Incoming;
 use legatus_core::wire::{
-    CallReply, CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest, Limits,
-    Open, call_reply, call_request,
+    CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest, Limits, Open,
+    call_reply, call_request,
 };
 use legatus_core::{
     CallId, Channel, ChannelClosed, ChannelReceiver, ChannelSender, Control, Fault, Outcome,
     Request, limits,
 };
+use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
-use tonic::{Code, Request as GrpcRequest, Response, Status, Streaming};
+use tonic::{Request as GrpcRequest, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -25,10 +25,8 @@ use super::State;
 use super::connection::Connection;
 use super::limits::InUse;
 use super::pipeline::{Arrived, Input};
+use crate::framing::{Body, CONTENT_TYPE, LARGEST, MessageReader, Piece, Pieces, ReadError};
 use crate::service::legatus_server::{Legatus, LegatusServer};
-
-/// What surrounds a module message on the wire, at most.
-const OVERHEAD: usize = 64;
 
 /// Tells who asks for the server's health.
 pub(super) struct Health(HealthReporter);
@@ -45,8 +43,8 @@ impl Health {
 /// The services of a server: Legatus, health and reflection.
 pub(super) async fn routes(state: Arc<State>) -> (Routes, Health) {
     let legatus = LegatusServer::new(Service { state })
-        .max_decoding_message_size(limits::MESSAGE_BYTES + OVERHEAD)
-        .max_encoding_message_size(limits::MESSAGE_BYTES + OVERHEAD);
+        .max_decoding_message_size(LARGEST)
+        .max_encoding_message_size(LARGEST);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<LegatusServer<Service>>().await;
     let mut routes = Routes::new(legatus).add_service(health);
@@ -69,30 +67,8 @@ pub(super) struct Service {
     state: Arc<State>,
 }
 
-type Replies = Pin<Box<dyn Stream<Item = Result<CallReply, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl Legatus for Service {
-    type CallStream = Replies;
-
-    async fn call(
-        &self,
-        request: GrpcRequest<Streaming<CallRequest>>,
-    ) -> Result<Response<Replies>, Status> {
-        let connection = connection(&request)?;
-        let mut messages = request.into_inner();
-        let first = tokio::time::timeout(self.state.limits.handshake, messages.message());
-        let first = first
-            .await
-            .map_err(|_| Status::deadline_exceeded("no Open came"))??;
-        let Some(call_request::Part::Open(open)) = first.and_then(|first| first.part) else {
-            return Err(Status::invalid_argument(
-                "the first message of a call must be Open",
-            ));
-        };
-        Ok(Response::new(self.start(connection, open, messages)?))
-    }
-
     async fn control(
         &self,
         request: GrpcRequest<ControlRequest>,
@@ -132,14 +108,57 @@ impl Legatus for Service {
     }
 }
 
-impl Service {
+/// Answers a request for `Call`.
+pub(super) async fn call(
+    state: &Arc<State>,
+    connection: Arc<Connection>,
+    request: hyper::Request<Incoming>,
+) -> hyper::Response<Body> {
+    let is_grpc = |kind: &http::HeaderValue| kind.as_bytes().starts_with(CONTENT_TYPE.as_bytes());
+    let kind = request.headers().get(http::header::CONTENT_TYPE);
+    if request.method() != http::Method::POST || !kind.is_some_and(is_grpc) {
+        return Status::invalid_argument("this is no request of gRPC").into_http();
+    }
+    let mut messages = MessageReader::new(request.into_body());
+    let started = match opening(&mut messages, state.limits.handshake).await {
+        Ok(open) => state.start(connection, open, messages),
+        Err(status) => Err(status),
+    };
+    match started {
+        Ok(replies) => {
+            let mut response = hyper::Response::new(Body::reply(replies));
+            let headers = response.headers_mut();
+            headers.insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
+            response
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+/// The first message of a call.
+async fn opening(messages: &mut MessageReader, within: Duration) -> Result<Open, Status> {
+    let first = tokio::time::timeout(within, messages.next())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Open came"))?
+        .map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
+    match first.map(CallRequest::decode) {
+        Some(Ok(CallRequest {
+            part: Some(call_request::Part::Open(open)),
+        })) => Ok(open),
+        _ => Err(Status::invalid_argument(
+            "the first message of a call must be Open",
+        )),
+    }
+}
+
+impl State {
     /// Starts a call in a task of its own: its end is noted even when the caller has gone.
     fn start(
-        &self,
+        self: &Arc<Self>,
         connection: Arc<Connection>,
         open: Open,
-        messages: Streaming<CallRequest>,
-    ) -> Result<Replies, Status> {
+        messages: MessageReader,
+    ) -> Result<Pieces, Status> {
         let id = call_id(open.call_id)?;
         let cancellation = CancellationToken::new();
         let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
@@ -158,22 +177,21 @@ impl Service {
             refused: Arc::clone(&refused),
         };
         // From here on the caller can control the call.
-        let running =
-            self.state
-                .running
-                .add(&arrived.peer, &arrived.id, controls, cancellation.clone());
-        let in_use = CallInUse::take(&self.state, &connection);
+        let running = self
+            .running
+            .add(&arrived.peer, &arrived.id, controls, cancellation.clone());
+        let in_use = CallInUse::take(self, &connection);
         let taken = match (running, in_use) {
             (Some(running), Ok(in_use)) => (running, in_use),
             (None, _) => {
                 let text = format!("a call with the id `{}` is running already", arrived.id);
                 let outcome = Outcome::Failed(Fault::new(text));
-                decide.send(self.state.refuse(&arrived, None, outcome)).ok();
+                decide.send(self.refuse(&arrived, None, outcome)).ok();
                 return Ok(replies);
             }
             (_, Err(fault)) => {
                 let outcome = Outcome::Unavailable(fault);
-                decide.send(self.state.refuse(&arrived, None, outcome)).ok();
+                decide.send(self.refuse(&arrived, None, outcome)).ok();
                 return Ok(replies);
             }
         };
@@ -187,8 +205,8 @@ impl Service {
             channel: theirs,
             controls: controlled,
         };
-        let state = Arc::clone(&self.state);
-        self.state.calls.spawn(async move {
+        let state = Arc::clone(self);
+        self.calls.spawn(async move {
             let _given_back_at_the_end = taken;
             let receiving = receive(messages, sender, &cancellation, &refused);
             let outcome = tokio::select! {
@@ -215,26 +233,22 @@ fn shortened(name: String) -> String {
 /// or sends what cannot be taken, the call is cancelled instead. Never returns: the call's end
 /// ends it.
 async fn receive(
-    mut messages: Streaming<CallRequest>,
+    mut messages: MessageReader,
     sender: ChannelSender,
     cancellation: &CancellationToken,
     refused: &OnceLock<Fault>,
 ) -> std::convert::Infallible {
     let mut sender = Some(sender);
     loop {
-        let part = match messages.message().await {
-            Ok(Some(request)) => request.part,
+        let part = match messages.next().await {
+            Ok(Some(message)) => CallRequest::decode(message).ok().and_then(|call| call.part),
             Ok(None) => {
                 sender = None;
                 break;
             }
-            Err(status) => {
-                if matches!(
-                    status.code(),
-                    Code::OutOfRange | Code::Internal | Code::ResourceExhausted
-                ) {
-                    // The first reason is the one.
-                    refused.set(Fault::new(status.message())).ok();
+            Err(error) => {
+                if !matches!(error, ReadError::Reset | ReadError::Failed(_)) {
+                    refused.set(Fault::new(error.to_string())).ok(); // the first reason is the one
                 }
                 cancellation.cancel();
                 break;
@@ -278,7 +292,7 @@ impl Replying {
         receiver: ChannelReceiver,
         pending: oneshot::Receiver<Outcome>,
         cancel: DropGuard,
-    ) -> Replies {
+    ) -> Pieces {
         let replying = Self {
             receiver,
             drained: false,
@@ -291,7 +305,7 @@ impl Replying {
             replying,
             |mut replying| async move {
                 let part = replying.next().await?;
-                Some((Ok(CallReply { part: Some(part) }), replying))
+                Some((Piece::from(part), replying))
             },
         ))
     }
