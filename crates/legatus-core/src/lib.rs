@@ -18,6 +18,8 @@ mod peer;
 mod policy;
 mod registry;
 mod server;
+mod settings;
+mod socket;
 mod spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -31,13 +33,15 @@ pub use fault::Fault;
 pub use host::{DEFAULT_PORT, Host, InvalidHost, Location};
 pub use local::{Input, Local, Output, Progress, Stream, Terminal, UserSignal};
 pub use module::{
-    BoxFuture, Caller, Commander, Conversation, Inspection, Module, PendingOutcome, Sender,
+    BoxFuture, Caller, Commander, Conversation, Inspection, Module, Origin, PendingOutcome, Sender,
 };
 pub use outcome::Outcome;
 pub use peer::Peer;
 pub use policy::{Decision, Denied, Pattern, Permit, Policy, Rule};
 pub use registry::{Registry, RegistryError, UnknownModule};
 pub use server::{ServerAccess, ServerControl, ServerFacts};
+pub use settings::Settings;
+pub use socket::{Connection, Listener, SocketName};
 pub use spec::{
     Alias, Argument, ArgumentKind, Effect, Effects, Example, Placement, Spec, Target, Text,
     ValueKind,
