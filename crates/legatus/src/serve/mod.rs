@@ -56,6 +56,10 @@ pub(crate) fn run(
         limits: settings.limits,
         restart: Some(handover.restart()),
     });
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let server = server
+        .with_threads(threads)
+        .context("cannot start threads for connections")?;
     let signals = lifecycle::Signals::take()?;
     announce(&listeners)?;
     handover::tell_ready();
