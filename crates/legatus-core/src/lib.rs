@@ -33,7 +33,7 @@ pub use fault::Fault;
 pub use host::{DEFAULT_PORT, Host, InvalidHost, Location};
 pub use local::{Input, Local, Output, Progress, Stream, Terminal, UserSignal};
 pub use module::{
-    BoxFuture, Caller, Commander, Conversation, Inspection, Module, PendingOutcome, Sender,
+    BoxFuture, Caller, Commander, Conversation, Inspection, Module, Origin, PendingOutcome, Sender,
 };
 pub use outcome::Outcome;
 pub use peer::Peer;

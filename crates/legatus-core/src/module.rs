@@ -28,6 +28,11 @@ pub trait Module: Send + Sync {
         None
     }
 
+    /// Where it comes from; part of the program unless it says something else.
+    fn origin(&self) -> Origin {
+        Origin::default()
+    }
+
     /// Takes what the server's configuration says to the module, once, before any call. Only the
     /// server itself is told: what a Commander elsewhere has to know goes into its request
     /// ([`Commander::admit`]).
@@ -36,6 +41,24 @@ pub trait Module: Send + Sync {
     /// When there is a setting that the module does not know, or whose value makes no sense.
     fn configure(&self, settings: &Settings) -> Result<(), Fault> {
         settings.check_names(&[])
+    }
+}
+
+/// Where a module comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What runs it.
+    pub kind: &'static str,
+    /// The SHA-256 of a client half that clients may take, in hexadecimal.
+    pub travelling: Option<String>,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self {
+            kind: "built-in",
+            travelling: None,
+        }
     }
 }
 

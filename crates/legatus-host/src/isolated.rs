@@ -9,20 +9,21 @@ use legatus_core::{
 
 use crate::{Launcher, relay};
 
-/// The same modules, those of the placement [`Placement::Child`] isolated by [`isolate`].
+/// The same modules, the built-in ones of the placement [`Placement::Child`] isolated by
+/// [`isolate`].
 ///
 /// # Errors
 /// None that adding the modules to `registry` has not told already.
 pub fn isolate_all(registry: &Registry, launcher: Launcher) -> Result<Registry, RegistryError> {
     let launcher = Arc::new(launcher);
     let mut isolated = Registry::new();
-    for module in registry.modules() {
+    for module in registry.builtin() {
         match module.spec().placement {
             Placement::Server => isolated.add_shared(Arc::clone(module))?,
             Placement::Child => isolated.add(isolate(Arc::clone(module), Arc::clone(&launcher)))?,
         }
     }
-    Ok(isolated)
+    Ok(registry.with_builtin(&isolated))
 }
 
 /// The same module with a Commander that runs in a holder, a process of its own for each call,

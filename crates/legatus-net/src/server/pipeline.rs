@@ -109,8 +109,8 @@ impl State {
                 fault.with_hint("try again in a moment"),
             ));
         }
-        let module = self
-            .registry
+        let registry = self.registry.load();
+        let module = registry
             .resolve(&arrived.module)
             .map_err(|unknown| Outcome::Unavailable(unknown.into()))?;
         let spec = module.spec();

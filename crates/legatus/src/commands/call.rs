@@ -42,15 +42,17 @@ pub(crate) async fn call(
     local: &ProcessLocal,
 ) -> Outcome {
     let Invocation {
-        module, arguments, ..
+        module,
+        name,
+        arguments,
+        ..
     } = invocation;
-    let name = &module.spec().name;
     let Some(sender) = module.sender() else {
         return Outcome::Failed(Fault::new(format!(
             "the module `{name}` has no client half here"
         )));
     };
-    let caller = match connector.connect(host, name).await {
+    let caller = match connector.connect(host, &name).await {
         Ok(caller) => caller,
         Err(failure) => return failure.into(),
     };

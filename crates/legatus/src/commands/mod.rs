@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use legatus_core::Registry;
+use legatus_host::external::Catalogue;
 
 use crate::cli::{CommandLine, Globals, Task};
 use crate::connect::Connector;
@@ -43,6 +44,9 @@ pub enum Fixed {
     /// Hold a session or a command for a server
     #[command(hide = true)]
     Holder(holder::Arguments),
+    /// Run one external module's native code
+    #[command(hide = true)]
+    ModuleHost(holder::Arguments),
 }
 
 /// What every subcommand may use.
@@ -51,6 +55,8 @@ pub(crate) struct Context<'a> {
     pub(crate) environment: &'a Environment,
     pub(crate) registry: &'a Registry,
     pub(crate) connector: &'a dyn Connector,
+    /// The external modules, if there are any.
+    pub(crate) catalogue: Option<&'a Catalogue>,
 }
 
 /// Does what the command line asks for.
@@ -58,12 +64,14 @@ pub(crate) fn run(
     command_line: CommandLine,
     registry: &Registry,
     connector: &dyn Connector,
+    catalogue: Option<&Catalogue>,
 ) -> anyhow::Result<ExitCode> {
     let context = Context {
         globals: &command_line.globals,
         environment: &Environment::Process,
         registry,
         connector,
+        catalogue,
     };
     match command_line.task {
         Task::Call(invocation) => call::run(invocation, &context),
@@ -87,6 +95,10 @@ pub(crate) fn run(
             Fixed::Holder(holder::Arguments {}) => {
                 crate::logging::init("warn", crate::logging::Format::Text)?;
                 Ok(legatus_host::holder_main(registry))
+            }
+            Fixed::ModuleHost(holder::Arguments {}) => {
+                crate::logging::init("warn", crate::logging::Format::Text)?;
+                Ok(legatus_host::external::module_host_main())
             }
         },
     }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::cli::Globals;
 use crate::config;
+use crate::external::{ModuleFlags, ModulesTable};
 use crate::logging::Format;
 
 /// Where a server's configuration is, unless told otherwise.
@@ -87,6 +88,7 @@ struct File {
     log_level: Option<String>,
     log_format: Option<Format>,
     limits: LimitArguments,
+    modules: ModulesTable,
     /// What modules are told, by their names.
     settings: BTreeMap<String, toml::Table>,
 }
@@ -110,8 +112,10 @@ pub(super) struct Settings {
     pub(super) log_level: Option<String>,
     pub(super) log_format: Format,
     pub(super) limits: ServerLimits,
+    pub(super) module_flags: ModuleFlags,
+    pub(super) modules: ModulesTable,
     /// What modules are told, by their names.
-    pub(super) modules: BTreeMap<String, ModuleSettings>,
+    pub(super) module_settings: BTreeMap<String, ModuleSettings>,
 }
 
 impl Settings {
@@ -152,7 +156,9 @@ impl Settings {
             log_level: globals.log_level.clone().or(file.log_level),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             limits: flags.limits.or(file.limits).over(ServerLimits::default()),
-            modules: module_settings(file.settings)?,
+            module_flags: globals.modules.clone(),
+            modules: file.modules,
+            module_settings: module_settings(file.settings)?,
         })
     }
 }
