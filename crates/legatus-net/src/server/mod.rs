@@ -8,6 +8,7 @@ mod limits;
 mod pipeline;
 mod running;
 mod service;
+mod threads;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use legatus_core::{BoxFuture, Fault, Policy, Registry, ServerControl, ServerFacts};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ use tonic::service::Routes;
 pub use self::limits::ServerLimits;
 use self::limits::Usages;
 use self::running::RunningCalls;
+use self::threads::Threads;
 use crate::audit::Audit;
 use crate::tls::ServerTls;
 
@@ -59,6 +61,7 @@ pub struct ServerOptions {
 )]
 pub struct Server {
     state: Arc<State>,
+    threads: Threads,
 }
 
 /// Steers a running server.
@@ -116,7 +119,18 @@ impl Server {
         };
         Self {
             state: Arc::new_cyclic(state),
+            threads: Threads::default(),
         }
+    }
+
+    /// The same with so many threads of its own for connections, each of which stays in one of
+    /// them. Without, connections run where [`Server::run`] does.
+    ///
+    /// # Errors
+    /// When the system has no more threads or descriptors.
+    pub fn with_threads(mut self, count: usize) -> std::io::Result<Self> {
+        self.threads = Threads::start(count)?;
+        Ok(self)
     }
 
     /// What steers the server while it runs.
@@ -129,12 +143,18 @@ impl Server {
     /// Accepts connections until the server is told to drain, then finishes the running calls, at
     /// most for [`ServerLimits::drain`].
     pub async fn run(self, listeners: Vec<TcpListener>) {
-        let state = self.state;
+        let Self { state, threads } = self;
+        let threads = Arc::new(threads);
         let (routes, health) = service::routes(Arc::clone(&state)).await;
         let routes = routes.prepare();
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn(accept(listener, Arc::clone(&state), routes.clone()));
+            accepting.spawn(accept(
+                listener,
+                Arc::clone(&state),
+                routes.clone(),
+                Arc::clone(&threads),
+            ));
         }
         let mut connections = Vec::new();
         while let Some(accepted) = accepting.join_next().await {
@@ -196,7 +216,12 @@ impl ServerHandle {
 }
 
 /// Accepts connections until draining begins; returns those that still run.
-async fn accept(listener: TcpListener, state: Arc<State>, routes: Routes) -> JoinSet<()> {
+async fn accept(
+    listener: TcpListener,
+    state: Arc<State>,
+    routes: Routes,
+    threads: Arc<Threads>,
+) -> JoinSet<()> {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -206,12 +231,25 @@ async fn accept(listener: TcpListener, state: Arc<State>, routes: Routes) -> Joi
         };
         match accepted {
             Ok((stream, address)) => {
-                connections.spawn(connection::serve(
-                    stream,
-                    address,
-                    Arc::clone(&state),
-                    routes.clone(),
-                ));
+                let (state, routes) = (Arc::clone(&state), routes.clone());
+                match threads.place() {
+                    None => {
+                        connections.spawn(connection::serve(stream, address, state, routes));
+                    }
+                    Some((thread, place)) => {
+                        let moved = async move {
+                            let _place = place;
+                            // The other thread waits for it by a poll of its own.
+                            match stream.into_std().and_then(TcpStream::from_std) {
+                                Ok(stream) => {
+                                    connection::serve(stream, address, state, routes).await;
+                                }
+                                Err(error) => tracing::error!(%error, "a connection was dropped"),
+                            }
+                        };
+                        connections.spawn_on(moved, thread);
+                    }
+                }
             }
             Err(error) => {
                 // Out of descriptors or memory: a moment later some may be free again.

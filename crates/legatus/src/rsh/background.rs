@@ -13,7 +13,7 @@ use command_fds::{CommandFdExt, FdMapping};
 const DESCRIPTOR: i32 = 3;
 
 /// What is written when the process in the foreground may leave.
-const READY: &[u8] = b"r";
+const READY: [u8; 1] = *b"r";
 
 /// Starts the program anew, waits until it has connected, and leaves; or until it has failed, and
 /// tells its status.
@@ -33,9 +33,9 @@ pub(super) fn start(words: &[OsString]) -> anyhow::Result<ExitCode> {
     let mut child = command.spawn().context("cannot go to the background")?;
     // The command holds the writing end, too.
     drop(command);
-    let mut told = Vec::new();
-    reader.read_to_end(&mut told)?;
-    if told == READY {
+    // Its end stays open as long as the process runs: the byte tells it, not the end.
+    let mut told = [0; READY.len()];
+    if reader.read(&mut told)? > 0 && told == READY {
         return Ok(ExitCode::SUCCESS);
     }
     let status = child
@@ -65,6 +65,6 @@ impl Ready {
 
     /// Lets the process in the foreground leave.
     pub(super) fn tell(mut self) {
-        self.0.write_all(READY).ok();
+        self.0.write_all(&READY).ok();
     }
 }

@@ -66,6 +66,10 @@ pub(crate) fn run(
         limits: settings.limits,
         restart: Some(handover.restart()),
     });
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let server = server
+        .with_threads(threads)
+        .context("cannot start threads for connections")?;
     let signals = lifecycle::Signals::take()?;
     let stop = CancellationToken::new();
     if let Some(catalogue) = catalogue {
