@@ -18,6 +18,8 @@ mod peer;
 mod policy;
 mod registry;
 mod server;
+mod settings;
+mod socket;
 mod spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -38,6 +40,8 @@ pub use peer::Peer;
 pub use policy::{Decision, Denied, Pattern, Permit, Policy, Rule};
 pub use registry::{Registry, RegistryError, UnknownModule};
 pub use server::{ServerAccess, ServerControl, ServerFacts};
+pub use settings::Settings;
+pub use socket::{Connection, Listener, SocketName};
 pub use spec::{
     Alias, Argument, ArgumentKind, Effect, Effects, Example, Placement, Spec, Target, Text,
     ValueKind,

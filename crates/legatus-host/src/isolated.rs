@@ -26,8 +26,8 @@ pub fn isolate_all(registry: &Registry, launcher: Launcher) -> Result<Registry, 
     Ok(registry.with_builtin(&isolated))
 }
 
-/// The same module with a Commander that runs in a holder, a process of its own for each call.
-/// Requests are still inspected in the server, before anything is started.
+/// The same module with a Commander that runs in a holder, a process of its own for each call,
+/// unless it says of a request that it needs no rights of its own. Requests are still inspected in the server, before anything is started.
 ///
 /// The child must know a module of the same name, see [`holder_main`](crate::holder_main).
 pub fn isolate(module: Arc<dyn Module>, launcher: Arc<Launcher>) -> impl Module {
@@ -61,7 +61,19 @@ impl Commander for Isolated {
         }
     }
 
+    fn admit(&self, request: Request) -> Result<Request, Fault> {
+        match self.module.commander() {
+            Some(commander) => commander.admit(request),
+            None => Ok(request),
+        }
+    }
+
     fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
+        if let Some(commander) = self.module.commander()
+            && commander.placement(&call.request) == Some(Placement::Server)
+        {
+            return commander.execute(call, channel);
+        }
         let module = &self.module.spec().name;
         Box::pin(relay::run(&self.launcher, module, call, channel))
     }

@@ -15,6 +15,7 @@ pub mod invocation;
 pub mod local;
 pub mod logging;
 mod network;
+mod rsh;
 mod serve;
 pub mod verdict;
 
@@ -79,6 +80,16 @@ fn run(
     catalogue: Option<&Catalogue>,
     command_line: impl IntoIterator<Item = OsString>,
 ) -> ExitCode {
+    let command_line: Vec<_> = command_line.into_iter().collect();
+    if let Some(words) = rsh::words(&command_line) {
+        let context = rsh::Context {
+            globals: &cli::Globals::default(),
+            environment: &environment::Environment::Process,
+            registry,
+            connector,
+        };
+        return rsh::main(words, &context);
+    }
     let command_line = match cli::parse(registry, command_line) {
         Ok(command_line) => command_line,
         Err(error) => return explain(&error),

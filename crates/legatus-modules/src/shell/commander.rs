@@ -100,6 +100,7 @@ fn start(
     mark: &Mark,
 ) -> Result<(Running, Option<String>), NotRun> {
     let account = Account::current()?;
+    account.expect(&request.user)?;
     let (surroundings, notice) = surroundings(&request, &account, mark)?;
     let program = Program::new(request.mode, script, &account)?;
     match spawn(&program, &surroundings) {

@@ -155,8 +155,14 @@ impl State {
         module: &Arc<dyn Module>,
         arrived: &Arrived,
         permit: Permit,
-        input: Input,
+        mut input: Input,
     ) -> Outcome {
+        if let Some(commander) = module.commander() {
+            match commander.admit(input.request) {
+                Ok(request) => input.request = request,
+                Err(fault) => return Outcome::Denied(fault),
+            }
+        }
         let cancellation = arrived.cancellation.clone();
         let (id, peer) = (arrived.id.clone(), arrived.peer.clone());
         let mut call = Call::new(id, peer, permit, input.request, input.controls);

@@ -8,12 +8,11 @@ use legatus_core::{Argument, ArgumentKind, Spec};
 use thiserror::Error;
 
 /// Names that are subcommands now or will be, and so no module's.
-const RESERVED: [&str; 16] = [
+const RESERVED: &[&str] = &[
     "attach",
     "client",
     "completions",
     "end",
-    "forward",
     "help",
     "holder",
     "local",

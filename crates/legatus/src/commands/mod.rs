@@ -17,6 +17,7 @@ use legatus_host::external::Catalogue;
 use crate::cli::{CommandLine, Globals, Task};
 use crate::connect::Connector;
 use crate::environment::Environment;
+use crate::rsh;
 use crate::serve::{self, ServeArguments};
 
 /// The program's own subcommands.
@@ -27,6 +28,10 @@ pub enum Fixed {
     /// Make and show certificates
     #[command(subcommand)]
     Pki(pki::PkiCommand),
+    /// Run commands with ssh's command line, for programs that call ssh
+    Rsh(rsh::Arguments),
+    /// Put an `ssh` that is this program into a folder, for programs that look in PATH only
+    LinkSsh(rsh::LinkArguments),
     /// Show the modules, here or on a host
     Modules(modules::Arguments),
     /// Show how a command is used
@@ -73,6 +78,16 @@ pub(crate) fn run(
         Task::Fixed(fixed) => match fixed {
             Fixed::Serve(arguments) => serve::run(arguments, context.globals, registry),
             Fixed::Pki(command) => command.run().map(|()| ExitCode::SUCCESS),
+            Fixed::Rsh(arguments) => {
+                let context = rsh::Context {
+                    globals: context.globals,
+                    environment: context.environment,
+                    registry,
+                    connector,
+                };
+                Ok(rsh::run(&arguments, &context))
+            }
+            Fixed::LinkSsh(arguments) => rsh::link(&arguments),
             Fixed::Modules(arguments) => modules::run(&arguments, &context),
             Fixed::Help(arguments) => help::run(&arguments, &context),
             Fixed::Completions(arguments) => completions::run(&arguments, &context),

@@ -37,6 +37,7 @@ pub(crate) fn run(
         settings.log_level.as_deref().unwrap_or("info"),
         settings.log_format,
     )?;
+    configure(registry, &settings)?;
     let user = run_as(&settings)?;
     let catalogue = catalogue(&settings, user.clone())?;
     let launcher = launcher(user).with_descriptor_limit(raise_descriptor_limit());
@@ -93,6 +94,20 @@ fn catalogue(settings: &Settings, user: Option<User>) -> Result<Option<Arc<Catal
     };
     let catalogue = external::open(settings).context("no external modules")?;
     Ok(Some(Arc::new(catalogue)))
+}
+
+/// Tells the modules what the configuration says to them.
+fn configure(registry: &Registry, settings: &Settings) -> Result<()> {
+    for (name, settings) in &settings.module_settings {
+        let module = registry
+            .resolve(name)
+            .map_err(Fault::from)
+            .with_context(|| format!("[settings.{name}]"))?;
+        module
+            .configure(settings)
+            .with_context(|| format!("[settings.{name}]"))?;
+    }
+    Ok(())
 }
 
 /// How the server's children are started: as this program, by its hidden subcommand.
