@@ -40,6 +40,10 @@ pub fn main() -> ExitCode {
         Err(error) => return verdict::tell_error(&error.into(), false),
     };
     let words: Vec<_> = std::env::args_os().collect();
+    if rsh::words(&words).is_some() {
+        // Under a foreign program's name there are no modules to be named.
+        return run(&registry, &Network::new(&registry), None, words);
+    }
     let catalogue = match external::of_command_line(&words) {
         Ok(catalogue) => catalogue,
         Err(error) => return verdict::tell_error(&error, false),
