@@ -81,6 +81,16 @@ tail_prints_and_follows() {
     same "what it printed" "two three four" "$(tr '\n' ' ' <"$work/followed" | sed 's/ $//')"
 }
 
+a_client_without_the_module_calls_it() {
+    with_modules
+    export XDG_DATA_HOME=$work/nothing
+    run legatus tail "$host" --lines 1 /usr/lib/os-release
+    expect_status 0
+    expect_out "$(tail -n 1 /usr/lib/os-release)"
+    run legatus --no-external-modules tail "$host" /usr/lib/os-release
+    expect_status 2
+}
+
 what_was_not_granted_is_denied() {
     with_modules
     run call tail "$host" /etc/passwd
@@ -206,6 +216,7 @@ END
 check modules_are_off_until_allowed are_off_until_allowed
 check modules_are_listed_with_their_state are_listed_with_their_state
 check modules_tail_prints_and_follows tail_prints_and_follows
+check modules_are_called_by_clients_without_them a_client_without_the_module_calls_it
 check modules_reach_only_what_was_granted what_was_not_granted_is_denied
 check modules_probe_from_the_server probes_from_the_server
 check modules_change_while_the_server_runs changes_while_the_server_runs

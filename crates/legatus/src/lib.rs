@@ -40,6 +40,10 @@ pub fn main() -> ExitCode {
         Err(error) => return verdict::tell_error(&error.into(), false),
     };
     let words: Vec<_> = std::env::args_os().collect();
+    if rsh::words(&words).is_some() {
+        // Under a foreign program's name there are no modules to be named.
+        return run(&registry, &Network::new(&registry), None, words);
+    }
     let catalogue = match external::of_command_line(&words) {
         Ok(catalogue) => catalogue,
         Err(error) => return verdict::tell_error(&error, false),
@@ -48,12 +52,20 @@ pub fn main() -> ExitCode {
         Some(catalogue) => catalogue.registry(&registry),
         None => registry,
     };
-    run(
-        &registry,
-        &Network::new(&registry),
-        catalogue.as_ref(),
-        words,
-    )
+    let network = Network::new(&registry);
+    let lacking = match external::lacking(&words, &registry, &network) {
+        Ok(lacking) => lacking,
+        Err(error) => {
+            return verdict::tell_error(&error, words.iter().any(|word| word == "--json"));
+        }
+    };
+    let mut known = registry.clone();
+    if let Some(module) = lacking
+        && let Err(error) = known.add_external("remote", module)
+    {
+        return verdict::tell_error(&error.into(), false);
+    }
+    run(&known, &network, catalogue.as_ref(), words)
 }
 
 /// The program with these modules and this way to reach hosts; `command_line` begins with the

@@ -7,7 +7,9 @@ use legatus_core::Origin;
 
 use super::catalogue::{CatalogueSettings, Entry, Listed, State, name_of};
 use super::child::{ChildModule, ChildSettings, HostCommand};
-use super::description::{Described, Description, Kind, Value, is_name};
+use super::description::Description;
+#[cfg(feature = "wasm")]
+use super::description::{Described, Kind, Value, is_name};
 use super::discovery::{Found, SIGNATURE};
 use super::fault::Failure;
 use super::grants::Grants;
@@ -362,6 +364,7 @@ fn bare_kind(bytes: &[u8]) -> Result<ModuleKind, Refusal> {
 }
 
 /// What a plain command without a manifest is said to be.
+#[cfg(feature = "wasm")]
 fn plain(path: &Path) -> Description {
     let name = name_of(path);
     let name = name.split('/').next_back().unwrap_or_default();

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::description::{Described, Description, EffectName, ExampleLine, is_name};
+#[cfg(feature = "wasm")]
+use super::description::Description;
+use super::description::{Described, EffectName, ExampleLine, is_name};
 use super::grants::Grants;
 
 /// The file's name.
@@ -81,6 +83,13 @@ impl Limits {
 /// A module's manifest.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[cfg_attr(
+    not(feature = "wasm"),
+    expect(
+        dead_code,
+        reason = "what plain commands tell is read with WebAssembly only"
+    )
+)]
 pub(crate) struct Manifest {
     pub(crate) name: String,
     #[serde(default = "default_vendor")]
@@ -213,6 +222,7 @@ impl Manifest {
     }
 
     /// What a module is said to be that cannot say it itself.
+    #[cfg(feature = "wasm")]
     pub(crate) fn description(&self) -> Description {
         Description {
             name: self.name.clone(),

@@ -202,8 +202,11 @@ fn unwritable(error: io::Error) -> Failure {
     Failure::Host(format!("cannot write the cache of modules: {error}"))
 }
 
+/// Hexadecimal digits of a SHA-256.
+pub const SHA256_DIGITS: usize = 64;
+
 /// SHA-256 in hexadecimal, as sha256sum(1) prints it.
-pub(crate) fn digest(bytes: &[u8]) -> String {
+pub fn digest(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     digest
         .as_ref()

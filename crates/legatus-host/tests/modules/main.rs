@@ -34,6 +34,16 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("module-host") {
         return legatus_host::external::module_host_main();
     }
+    // For trying the program by hand: a component with both halves.
+    if let Some(path) = std::env::args()
+        .skip_while(|word| word != "make-pair")
+        .nth(1)
+    {
+        return match std::fs::write(path, useful::pair()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     if !cfg!(feature = "wasm-compiler") {
         println!("without a compiler there is nothing to test");
         return ExitCode::SUCCESS;
@@ -72,6 +82,7 @@ fn trials() -> Vec<Trial> {
         useful::a_library_echoes_large_input_and_tells_faults,
         useful::an_executable_speaks_the_protocol,
         useful::both_halves_of_a_component_talk_to_each_other,
+        useful::a_client_half_is_handed_out_by_its_digest_only,
         useful::what_changes_takes_effect_and_running_calls_keep_the_old_one,
         useful::what_was_compiled_once_is_not_compiled_again,
         useful::a_module_of_the_first_contract_still_loads,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use legatus_core::testing::{MemoryCaller, MemoryLocal};
-use legatus_core::{Arguments, Outcome, Registry};
-use legatus_host::external::Catalogue;
+use legatus_core::{Arguments, Module, Outcome, Registry};
+use legatus_host::external::{Catalogue, ClientHalves};
 use tracing::field::{Field, Visit};
 use tracing::instrument::WithSubscriber as _;
 use tracing::span;
@@ -92,9 +92,8 @@ pub(crate) async fn an_executable_speaks_the_protocol() {
     );
 }
 
-pub(crate) async fn both_halves_of_a_component_talk_to_each_other() {
-    // The client half opens the call, writes what comes to standard output, and returns its outcome.
-    let sender = r#"
+/// The client half opens the call, writes what comes to standard output, and returns its outcome.
+const CLIENT_HALF: &str = r#"
       (call $open (i32.const 0) (i32.const 0) (i32.const 720))
       (call $receive (i32.const 704))
       (call $write (i32.load (i32.const 712)) (i32.load (i32.const 716)) (i32.const 720))
@@ -102,12 +101,19 @@ pub(crate) async fn both_halves_of_a_component_talk_to_each_other() {
       (i32.store8 (i32.const 640) (i32.const 0))
       (memory.copy (i32.const 644) (i32.const 800) (i32.const 24))
       (i32.const 640)"#;
-    let kit = Kit::new();
+
+/// A component with both halves.
+pub(crate) fn pair() -> Vec<u8> {
     let guest = Wat {
-        sender: Some(sender),
+        sender: Some(CLIENT_HALF),
         ..Wat::new("pair", HELLO)
     };
-    kit.put("pair.wasm", guest.component());
+    guest.component()
+}
+
+pub(crate) async fn both_halves_of_a_component_talk_to_each_other() {
+    let kit = Kit::new();
+    kit.put("pair.wasm", pair());
     let module = kit.module("pair");
     let caller = MemoryCaller::new(Arc::clone(&module), 7);
     let local = MemoryLocal::new();
@@ -115,6 +121,29 @@ pub(crate) async fn both_halves_of_a_component_talk_to_each_other() {
     let ended = half.send(Arguments::new(), &caller, &local).await;
     assert_eq!(ended, Ok(Outcome::Exit(3)));
     assert_eq!(local.stdout(), b"hello from wasm\n");
+}
+
+pub(crate) async fn a_client_half_is_handed_out_by_its_digest_only() {
+    let kit = Kit::new();
+    kit.put("pair.wasm", pair());
+    kit.put("hello.wasm", Wat::new("hello", HELLO).component());
+    let catalogue = Arc::new(kit.catalogue());
+    let listed = catalogue.listed();
+    let digest = |name: &str| {
+        let found = listed.iter().find(|one| one.qualified == name);
+        found.unwrap().digest.clone()
+    };
+    let told = kit.module("pair").origin().travelling;
+    assert_eq!(told, Some(digest("local/pair")));
+    assert_eq!(kit.module("hello").origin().travelling, None);
+    let errand: Arc<dyn Module> = Arc::new(ClientHalves::new(Arc::clone(&catalogue)));
+    let (bytes, outcome) = call(&errand, &[&digest("local/pair")], b"").await;
+    assert_eq!(outcome, Outcome::SUCCESS);
+    assert!(bytes == pair());
+    for none in [digest("local/hello"), "0".repeat(64)] {
+        let (bytes, outcome) = call(&errand, &[&none], b"").await;
+        assert!(matches!(outcome, Outcome::Failed(_)) && bytes.is_empty());
+    }
 }
 
 pub(crate) async fn what_changes_takes_effect_and_running_calls_keep_the_old_one() {

@@ -2,6 +2,7 @@
 //! catalogue that finds them.
 
 mod scan;
+mod travel;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use legatus_host::external::{Catalogue, CatalogueError, CatalogueSettings, Grant
 use serde::Deserialize;
 
 pub(crate) use scan::of_command_line;
+pub(crate) use travel::lacking;
 pub(crate) use watch::watch;
 
 /// Extensions of files that describe themselves.
@@ -40,6 +42,10 @@ pub struct ModuleFlags {
     #[arg(long, global = true)]
     pub no_external_modules: bool,
 
+    /// Take client halves that a server offers without asking; they run sandboxed
+    #[arg(long, global = true)]
+    pub yes: bool,
+
     /// Let libraries and executables be modules, too: native code, in processes of its own
     #[arg(long, global = true)]
     pub allow_native: bool,
@@ -62,6 +68,19 @@ pub(crate) struct ModulesTable {
 }
 
 impl ModulesTable {
+    /// Whether external modules are switched off.
+    fn are_off(&self) -> bool {
+        self.external == Some(false)
+    }
+
+    /// Takes away what was said about other modules than one that a server has handed out.
+    fn restrict(&mut self) {
+        self.external = None;
+        self.require_signature = false;
+        self.grants.clear();
+        self.prefer.clear();
+    }
+
     /// The trusted keys themselves, where the table may name their files.
     pub(crate) fn keys(&self) -> Vec<String> {
         let keys = self.trusted_keys.iter();
@@ -99,7 +118,7 @@ pub(crate) fn settings(
     cache: PathBuf,
     run_as: Option<User>,
 ) -> Option<CatalogueSettings> {
-    if flags.no_external_modules || table.external == Some(false) {
+    if flags.no_external_modules || table.are_off() {
         return None;
     }
     let given = [&flags.modules_dir, &table.dir];

@@ -49,10 +49,10 @@ pub(crate) fn of_command_line(words: &[OsString]) -> Result<Option<Catalogue>> {
     }
 }
 
-/// The flags about external modules, and about the configuration that tells of them.
-fn globals(words: &[OsString]) -> Globals {
+/// The flags about external modules, and about the configuration and identity that lead to them.
+pub(super) fn globals(words: &[OsString]) -> Globals {
     let mut modules = ModuleFlags::default();
-    let mut config = None;
+    let mut globals = Globals::default();
     let mut words = words.iter().take_while(|word| *word != "--");
     while let Some(word) = words.next() {
         let (name, value) = split(word);
@@ -65,15 +65,15 @@ fn globals(words: &[OsString]) -> Globals {
             }
             Some("--no-external-modules") => modules.no_external_modules = true,
             Some("--allow-native") => modules.allow_native = true,
-            Some("--config") => config = value().map(PathBuf::from),
+            Some("--config") => globals.config = value().map(PathBuf::from),
+            Some("--cert") => globals.cert.extend(value().map(PathBuf::from)),
+            Some("--key") => globals.key.extend(value().map(PathBuf::from)),
+            Some("--ca") => globals.ca = value().map(PathBuf::from),
+            Some("--system-roots") => globals.system_roots = true,
             _ => {}
         }
     }
-    Globals {
-        modules,
-        config,
-        ..Globals::default()
-    }
+    Globals { modules, ..globals }
 }
 
 /// `--name=value` apart.

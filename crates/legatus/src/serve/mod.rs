@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use legatus_core::{Fault, Policy, Registry};
-use legatus_host::external::Catalogue;
+use legatus_host::external::{Catalogue, ClientHalves};
 use legatus_host::{Launcher, User};
 use legatus_net::tls::{PemSource, ServerTls};
 use legatus_net::{Audit, Server, ServerOptions, parse_policy};
@@ -47,7 +47,10 @@ pub(crate) fn run(
     )?);
     let policy = load_policy(&settings)?;
     let audit = Audit::open(&settings.state_dir).context("no audit, no calls")?;
-    let builtin = legatus_host::isolate_all(registry, launcher)?;
+    let mut builtin = legatus_host::isolate_all(registry, launcher)?;
+    if let Some(catalogue) = &catalogue {
+        builtin.add(ClientHalves::new(Arc::clone(catalogue)))?;
+    }
     let registry = match &catalogue {
         Some(catalogue) => catalogue.registry(&builtin),
         None => builtin.clone(),

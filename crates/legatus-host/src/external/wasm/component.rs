@@ -86,7 +86,7 @@ impl WasmModule {
             return Ok(component.clone());
         }
         let engine = self.engines.get()?;
-        let path = self.cache.compiled(&self.digest, &engine.fingerprint());
+        let path = self.cache.compiled(&self.digest, &Engine::fingerprint());
         let compiled = match engine.load(&path) {
             Ok(compiled) => compiled,
             Err(_) => {
@@ -104,7 +104,7 @@ impl WasmModule {
     /// Compiles the component, unless that was done before.
     pub(crate) fn prepare(&self, bytes: &[u8]) -> Result<(), Failure> {
         let engine = self.engines.get()?;
-        let path = self.cache.compiled(&self.digest, &engine.fingerprint());
+        let path = self.cache.compiled(&self.digest, &Engine::fingerprint());
         if engine.load(&path).is_err() {
             self.compile(engine, bytes)?;
         }
@@ -117,7 +117,7 @@ impl WasmModule {
         }
         let code = engine.compile(bytes)?;
         self.cache
-            .put_compiled(&self.digest, &engine.fingerprint(), &code)
+            .put_compiled(&self.digest, &Engine::fingerprint(), &code)
     }
 
     /// What the component is, judged by its exports.
