@@ -61,6 +61,8 @@ pub struct Request {
     /// The deadline that the Sender asks for: the server ends the call with
     /// [`Outcome::Timeout`](crate::Outcome::Timeout) after so long.
     pub timeout: Option<Duration>,
+    /// Has the call outlive its connection; `None`: it ends with it.
+    pub keeping: Option<crate::Keeping>,
 }
 
 impl Request {
@@ -102,6 +104,8 @@ pub struct Call {
     pub cancellation: CancellationToken,
     /// Signals and resizes for what the call runs.
     pub controls: ControlReceiver,
+    /// How the call outlives its connection, where it can.
+    pub persistence: Option<crate::Persistence>,
     server: Option<ServerAccess>,
     span: Span,
 }
@@ -124,6 +128,7 @@ impl Call {
             deadline: None,
             cancellation: CancellationToken::new(),
             controls,
+            persistence: None,
             server: None,
             span,
         }

@@ -6,10 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::process::{Child, Command};
 
+use crate::SessionFolder;
 use crate::messages::{RunAs, Start};
 use crate::user::User;
 
@@ -35,6 +37,8 @@ pub struct Launcher {
     /// The soft limit of open files in holders, if it is another than the server's own: a server
     /// raises it for itself, but programs that use select(2) fail above 1024.
     pub descriptor_limit: Option<u64>,
+    /// Where calls are kept that outlive their connection; without it none are.
+    pub sessions: Option<Arc<SessionFolder>>,
 }
 
 impl Launcher {
@@ -47,6 +51,7 @@ impl Launcher {
             inline_bytes: DEFAULT_INLINE_BYTES,
             environment: Vec::new(),
             descriptor_limit: None,
+            sessions: None,
         }
     }
 
@@ -68,6 +73,13 @@ impl Launcher {
     #[must_use]
     pub fn with_descriptor_limit(mut self, limit: Option<u64>) -> Self {
         self.descriptor_limit = limit;
+        self
+    }
+
+    /// Calls that ask for it are kept there.
+    #[must_use]
+    pub fn with_sessions(mut self, sessions: Arc<SessionFolder>) -> Self {
+        self.sessions = Some(sessions);
         self
     }
 
@@ -122,7 +134,27 @@ impl Launcher {
         Ok(())
     }
 
-    pub(crate) fn start(&self) -> Start {
+    /// The user id of holders.
+    pub(crate) fn uid(&self) -> u32 {
+        match &self.run_as {
+            Some(user) => user.uid,
+            None => rustix::process::geteuid().as_raw(),
+        }
+    }
+
+    /// The user of holders, as sessions tell it.
+    pub(crate) fn user_name(&self) -> String {
+        let own = || self.environment.iter().find(|(name, _)| name == "USER");
+        match &self.run_as {
+            Some(user) => user.name.clone(),
+            None => own().map_or_else(
+                || self.uid().to_string(),
+                |(_, user)| user.to_string_lossy().into_owned(),
+            ),
+        }
+    }
+
+    pub(crate) fn start(&self, has_sessions: bool) -> Start {
         let home = match &self.run_as {
             Some(user) => Some(user.home.as_os_str()),
             None => self
@@ -133,6 +165,8 @@ impl Launcher {
         Start {
             user: self.run_as.as_ref().map(RunAs::from),
             folder: home.map(OsStr::as_bytes).unwrap_or_default().to_vec(),
+            has_sessions,
+            server_uid: rustix::process::geteuid().as_raw(),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-
 use std::process::ExitStatus;
+use std::time::Instant;
 
 use bytes::Bytes;
 use legatus_core::{Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome};
@@ -21,7 +21,7 @@ use super::process_tree::{CALL_VARIABLE, Mark, ProcessTree, adopt_orphans};
 use super::program::{NotRun, Program};
 use super::script::Content;
 use super::spawn::{Running, Streams, Surroundings, reason, spawn, terminal_kind};
-use super::{request, signals};
+use super::{request, signals, usage};
 
 /// The end-of-file character of a terminal: Ctrl-D.
 const END_OF_FILE: u8 = 4;
@@ -67,8 +67,10 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
         terminal,
     } = running;
     let tree = ProcessTree::new(&child, mark, others);
+    let id = call.id().to_string();
+    let begun = Instant::now();
     let result = tokio::select! {
-        result = converse(&mut child, &streams, &tree, notice, &sink) => result,
+        result = converse(&mut child, &streams, &tree, (id, notice), &sink) => result,
         fault = feed(stdin, &mut receiver, on_terminal) => Err(Stop::Fault(fault)),
         () = signals::pass_on(&mut call.controls, tree.command(), terminal.as_ref()) => {
             Err(Stop::Cancelled)
@@ -79,6 +81,8 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
     match result {
         Ok(status) => {
             tree.release();
+            // Without a caller there is nobody to tell.
+            sink.send(usage::message(begun.elapsed())).await.ok();
             Ok(outcome(status))
         }
         Err(stop) => {
@@ -114,11 +118,12 @@ async fn converse(
     child: &mut Child,
     streams: &Streams,
     tree: &ProcessTree,
-    notice: Option<String>,
+    (call_id, notice): (String, Option<String>),
     sink: &ChannelSender,
 ) -> Result<ExitStatus, Stop> {
     let started = output::Part::Started(Started {
         process_id: child.id().unwrap_or(0),
+        call_id,
     });
     let started = Output {
         part: Some(started),

@@ -12,30 +12,15 @@ use tonic::{Status, Streaming};
 
 use super::Client;
 use super::error::ConnectError;
+use super::kept;
 
 /// Opens a call; what the server says to it comes as the conversation's outcome.
 pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Conversation, Fault> {
-    if request.size() > limits::REQUEST_BYTES {
-        let (size, limit) = (request.size(), limits::REQUEST_BYTES);
-        return Err(Fault::new(format!(
-            "the request of {size} bytes is longer than the limit of {limit}"
-        )));
+    if request.keeping.is_some() {
+        let (id, open) = first_message(module, request)?;
+        return Ok(kept::open(client, id, open));
     }
-    let id = random_id()?;
-    let timeout = request.timeout.map_or(0, |timeout| {
-        // Zero would mean no deadline at all.
-        u64::try_from(timeout.as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1)
-    });
-    let open = Open {
-        call_id: id.clone(),
-        module: module.to_owned(),
-        version: String::new(),
-        arguments: request.arguments,
-        request: request.body,
-        timeout_milliseconds: timeout,
-    };
+    let (id, open) = first_message(module, request)?;
     let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
     let (to_sender, from_sender) = theirs.split();
     let (controls, controlled) = Control::queue();
@@ -59,6 +44,34 @@ pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Co
         controls,
         outcome,
     })
+}
+
+/// The call's id, and its first message.
+pub(super) fn first_message(module: &str, request: Request) -> Result<(String, Open), Fault> {
+    if request.size() > limits::REQUEST_BYTES {
+        let (size, limit) = (request.size(), limits::REQUEST_BYTES);
+        return Err(Fault::new(format!(
+            "the request of {size} bytes is longer than the limit of {limit}"
+        )));
+    }
+    let id = random_id()?;
+    let timeout = request.timeout.map_or(0, |timeout| {
+        // Zero would mean no deadline at all.
+        u64::try_from(timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    });
+    let open = Open {
+        call_id: id.clone(),
+        module: module.to_owned(),
+        version: String::new(),
+        arguments: request.arguments,
+        request: request.body,
+        timeout_milliseconds: timeout,
+        keeping: request.keeping.map(Into::into),
+        attach: None,
+    };
+    Ok((id, open))
 }
 
 /// Drives a call from Open to its outcome.
@@ -108,6 +121,10 @@ async fn receive(
             Ok(Some(CallReply {
                 part: Some(call_reply::Part::Outcome(outcome)),
             })) => return outcome.into(),
+            // Only for calls that are kept.
+            Ok(Some(CallReply {
+                part: Some(call_reply::Part::Taken(_)),
+            })) => {}
             Ok(Some(CallReply { part: None })) => {
                 return lost("the server sent a message that this client does not know".to_owned());
             }
@@ -121,7 +138,7 @@ async fn receive(
 }
 
 /// The server did not take the call.
-async fn refused(client: &Client, status: &Status) -> Outcome {
+pub(super) async fn refused(client: &Client, status: &Status) -> Outcome {
     match status.code() {
         tonic::Code::InvalidArgument | tonic::Code::ResourceExhausted | tonic::Code::OutOfRange => {
             Outcome::Failed(Fault::new(status.message()))

@@ -4,10 +4,12 @@
 //! what happens to a call, in one readable function.
 
 mod connection;
+mod keeping;
 mod limits;
 mod pipeline;
 mod running;
 mod service;
+mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use legatus_core::{BoxFuture, Fault, Policy, Registry, ServerControl, ServerFacts};
+use legatus_core::{BoxFuture, Fault, Policy, Registry, ServerControl, ServerFacts, Sessions};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -50,6 +52,8 @@ pub struct ServerOptions {
     pub limits: ServerLimits,
     /// How the server is replaced by a new process; `None` where it cannot be.
     pub restart: Option<Restart>,
+    /// The calls that outlive their connections; `None` where none do.
+    pub sessions: Option<Arc<dyn Sessions>>,
 }
 
 /// A server. It runs until it has drained.
@@ -80,6 +84,7 @@ pub(crate) struct State {
     tls: Arc<ServerTls>,
     limits: ServerLimits,
     restart: Option<Restart>,
+    sessions: Option<Arc<dyn Sessions>>,
     usages: Usages,
     running: Arc<RunningCalls>,
     /// The tasks of all calls: the server leaves only when each has noted its end.
@@ -106,6 +111,7 @@ impl Server {
             usages: Usages::new(&options.limits),
             limits: options.limits,
             restart: options.restart,
+            sessions: options.sessions,
             running: Arc::default(),
             calls: TaskTracker::new(),
             restarting: Mutex::default(),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use legatus_core::wire::{
-    CallReply, CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest, Limits,
-    Open, call_reply, call_request,
+    CallReply, CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest,
+    EndSessionReply, EndSessionRequest, Limits, ListSessionsReply, ListSessionsRequest, Open,
+    call_reply, call_request,
 };
 use legatus_core::{
     CallId, Channel, ChannelClosed, ChannelReceiver, ChannelSender, Control, Fault, Outcome,
@@ -23,12 +24,19 @@ use tonic_health::server::HealthReporter;
 
 use super::State;
 use super::connection::Connection;
+use super::keeping::{Guard, KeptStream};
 use super::limits::InUse;
 use super::pipeline::{Arrived, Input};
 use crate::service::legatus_server::{Legatus, LegatusServer};
 
 /// What surrounds a module message on the wire, at most.
 const OVERHEAD: usize = 64;
+
+/// How long a client may take to tell that an outcome has arrived.
+const FETCH_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long after draining began kept calls stay with this server.
+const LET_GO_AFTER: Duration = Duration::from_secs(1);
 
 /// Tells who asks for the server's health.
 pub(super) struct Health(HealthReporter);
@@ -106,6 +114,23 @@ impl Legatus for Service {
         Ok(Response::new(ControlReply { delivered }))
     }
 
+    async fn list_sessions(
+        &self,
+        request: GrpcRequest<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsReply>, Status> {
+        let connection = connection(&request)?;
+        Ok(Response::new(self.state.list_sessions(&connection.peer).await))
+    }
+
+    async fn end_session(
+        &self,
+        request: GrpcRequest<EndSessionRequest>,
+    ) -> Result<Response<EndSessionReply>, Status> {
+        let connection = connection(&request)?;
+        let ended = self.state.end_session(&connection.peer, request.into_inner());
+        Ok(Response::new(ended.await?))
+    }
+
     async fn describe(
         &self,
         request: GrpcRequest<DescribeRequest>,
@@ -137,15 +162,17 @@ impl Service {
     fn start(
         &self,
         connection: Arc<Connection>,
-        open: Open,
+        mut open: Open,
         messages: Streaming<CallRequest>,
     ) -> Result<Replies, Status> {
-        let id = call_id(open.call_id)?;
         let cancellation = CancellationToken::new();
+        let (kept, persistence) = KeptStream::new(&mut open, &connection, &cancellation).unzip();
+        let attach = persistence.as_ref().and_then(|kept| kept.attach.clone());
+        let id = call_id(open.call_id)?;
         let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
         let (sender, receiver) = ours.split();
         let (decide, pending) = oneshot::channel();
-        let replies = Replying::stream(receiver, pending, cancellation.clone().drop_guard());
+        let replies = Replying::stream(receiver, pending, &cancellation, kept.clone());
         let (controls, controlled) = Control::queue();
         let refused = Arc::new(OnceLock::new());
         let arrived = Arrived {
@@ -156,24 +183,30 @@ impl Service {
             version: shortened(open.version),
             cancellation: cancellation.clone(),
             refused: Arc::clone(&refused),
+            kept: kept.as_ref().map(|kept| kept.kept.clone()),
+            attach,
         };
         // From here on the caller can control the call.
-        let running =
-            self.state
-                .running
-                .add(&arrived.peer, &arrived.id, controls, cancellation.clone());
+        let resume = arrived.attach.as_ref().is_some_and(|attach| attach.resume);
+        let running = self.state.running.add(
+            &arrived.peer,
+            &arrived.id,
+            controls,
+            cancellation.clone(),
+            kept.as_ref().map(|kept| (kept.lost.clone(), resume)),
+        );
         let in_use = CallInUse::take(&self.state, &connection);
         let taken = match (running, in_use) {
             (Some(running), Ok(in_use)) => (running, in_use),
             (None, _) => {
                 let text = format!("a call with the id `{}` is running already", arrived.id);
                 let outcome = Outcome::Failed(Fault::new(text));
-                decide.send(self.state.refuse(&arrived, None, outcome)).ok();
+                decide.send(Some(self.state.refuse(&arrived, None, outcome))).ok();
                 return Ok(replies);
             }
             (_, Err(fault)) => {
                 let outcome = Outcome::Unavailable(fault);
-                decide.send(self.state.refuse(&arrived, None, outcome)).ok();
+                decide.send(Some(self.state.refuse(&arrived, None, outcome))).ok();
                 return Ok(replies);
             }
         };
@@ -183,19 +216,33 @@ impl Service {
                 arguments: open.arguments,
                 body: open.request,
                 timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+                keeping: None,
             },
             channel: theirs,
             controls: controlled,
+            persistence,
         };
         let state = Arc::clone(&self.state);
         self.state.calls.spawn(async move {
-            let _given_back_at_the_end = taken;
-            let receiving = receive(messages, sender, &cancellation, &refused);
+            let given_back_at_the_end = taken;
+            let receiving = receive(messages, sender, cancellation, refused, kept.clone());
+            let mut receiving = Box::pin(receiving);
             let outcome = tokio::select! {
                 outcome = state.run_call(arrived, input) => outcome,
-                never = receiving => match never {},
+                never = &mut receiving => match never {},
+                never = let_go(&state, kept.as_ref()) => match never {},
             };
-            decide.send(outcome).ok();
+            drop(given_back_at_the_end);
+            let Some(kept) = kept else {
+                decide.send(Some(outcome)).ok();
+                return;
+            };
+            let goes_on = kept.kept.is_set() && matches!(outcome, Outcome::Lost(_));
+            decide.send((!goes_on).then_some(outcome)).ok();
+            if !kept.kept.is_set() {
+                // That the outcome has arrived is still to come.
+                tokio::spawn(tokio::time::timeout(FETCH_WITHIN, receiving));
+            }
         });
         Ok(replies)
     }
@@ -217,22 +264,23 @@ fn shortened(name: String) -> String {
 async fn receive(
     mut messages: Streaming<CallRequest>,
     sender: ChannelSender,
-    cancellation: &CancellationToken,
-    refused: &OnceLock<Fault>,
+    cancellation: CancellationToken,
+    refused: Arc<OnceLock<Fault>>,
+    kept: Option<KeptStream>,
 ) -> std::convert::Infallible {
     let mut sender = Some(sender);
     loop {
         let part = match messages.message().await {
             Ok(Some(request)) => request.part,
+            Ok(None) if kept.is_some() => break,
             Ok(None) => {
                 sender = None;
                 break;
             }
+            // Its stream of replies ends, too, and tells whether that is a goodbye.
+            Err(status) if kept.is_some() && !is_misuse(&status) => break,
             Err(status) => {
-                if matches!(
-                    status.code(),
-                    Code::OutOfRange | Code::Internal | Code::ResourceExhausted
-                ) {
+                if is_misuse(&status) {
                     // The first reason is the one.
                     refused.set(Fault::new(status.message())).ok();
                 }
@@ -240,7 +288,23 @@ async fn receive(
                 break;
             }
         };
-        let Some(call_request::Part::Message(message)) = part else {
+        let message = match (part, &kept) {
+            (Some(call_request::Part::Message(message)), _) => Some(message),
+            (Some(call_request::Part::Received(count)), Some(kept)) => {
+                kept.received(count);
+                continue;
+            }
+            (Some(call_request::Part::Fetched(_)), Some(kept)) => {
+                kept.fetched();
+                continue;
+            }
+            (Some(call_request::Part::End(_)), Some(_)) => {
+                sender = None;
+                continue;
+            }
+            _ => None,
+        };
+        let Some(message) = message else {
             let fault = Fault::new("a message of a call that this server does not know");
             refused.set(fault).ok();
             cancellation.cancel();
@@ -262,52 +326,98 @@ async fn receive(
     std::future::pending().await
 }
 
+/// Whether a stream ended because of what was in it.
+fn is_misuse(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::OutOfRange | Code::Internal | Code::ResourceExhausted
+    )
+}
+
+/// Lets a kept call go when the server drains: another one goes on with it. Never returns.
+async fn let_go(state: &State, kept: Option<&KeptStream>) -> std::convert::Infallible {
+    if let Some(kept) = kept {
+        state.draining.cancelled().await;
+        // Short ones end by themselves.
+        tokio::time::sleep(LET_GO_AFTER).await;
+        kept.lost.cancel();
+    }
+    std::future::pending().await
+}
+
 /// The server's side of a call's stream: the module's messages, then the outcome. Dropping it
 /// cancels the call: the caller has reset the stream, or its connection is lost.
 struct Replying {
     receiver: ChannelReceiver,
     drained: bool,
-    pending: oneshot::Receiver<Outcome>,
-    told: Option<Outcome>,
+    pending: oneshot::Receiver<Option<Outcome>>,
+    told: Option<Option<Outcome>>,
     finished: bool,
-    _cancel: DropGuard,
+    /// Tells how far the client's messages have come, if the call is kept; first of all whether it
+    /// is.
+    taken: Option<KeptStream>,
+    is_kept: bool,
+    _at_end: AtEnd,
+}
+
+/// What the end of a call's stream means, unless the call has ended before.
+enum AtEnd {
+    Cancels(#[expect(dead_code, reason = "acts when dropped")] DropGuard),
+    MayBeLost(#[expect(dead_code, reason = "acts when dropped")] Guard),
 }
 
 impl Replying {
     fn stream(
         receiver: ChannelReceiver,
-        pending: oneshot::Receiver<Outcome>,
-        cancel: DropGuard,
+        pending: oneshot::Receiver<Option<Outcome>>,
+        cancellation: &CancellationToken,
+        kept: Option<KeptStream>,
     ) -> Replies {
+        let at_end = match &kept {
+            None => AtEnd::Cancels(cancellation.clone().drop_guard()),
+            Some(kept) => AtEnd::MayBeLost(Guard(Some(kept.clone()))),
+        };
         let replying = Self {
             receiver,
             drained: false,
             pending,
             told: None,
             finished: false,
-            _cancel: cancel,
+            taken: kept,
+            is_kept: false,
+            _at_end: at_end,
         };
         Box::pin(futures_util::stream::unfold(
             replying,
             |mut replying| async move {
                 let part = replying.next().await?;
-                Some((Ok(CallReply { part: Some(part) }), replying))
+                let reply = part.map(|part| CallReply { part: Some(part) });
+                Some((reply, replying))
             },
         ))
     }
 
-    async fn next(&mut self) -> Option<call_reply::Part> {
+    async fn next(&mut self) -> Option<Result<call_reply::Part, Status>> {
         while !self.drained || self.told.is_none() {
+            // Nothing is sent before the client knows where that belongs.
+            let knows = self.is_kept || self.taken.is_none() || self.told.is_some();
             tokio::select! {
                 biased;
-                message = self.receiver.receive(), if !self.drained => match message {
+                taken = next_taken(&mut self.taken) => match taken {
+                    Some(taken) => {
+                        self.is_kept = true;
+                        return Some(Ok(taken));
+                    }
+                    None => self.taken = None,
+                },
+                message = self.receiver.receive(), if !self.drained && knows => match message {
                     Some(message) => {
-                        return Some(call_reply::Part::Message(message));
+                        return Some(Ok(call_reply::Part::Message(message)));
                     }
                     None => self.drained = true,
                 },
                 told = &mut self.pending, if self.told.is_none() => {
-                    let vanished = |_| Outcome::Lost(Fault::new("the server lost the call"));
+                    let vanished = |_| Some(Outcome::Lost(Fault::new("the server lost the call")));
                     self.told = Some(told.unwrap_or_else(vanished));
                     // A Commander may leave someone behind who still holds its channel: nothing
                     // more is waited for, but what was sent before the outcome is passed on.
@@ -315,11 +425,22 @@ impl Replying {
                 }
             }
         }
-        let outcome = self.told.take().filter(|_| !self.finished)?;
+        let told = self.told.take().filter(|_| !self.finished)?;
         self.finished = true;
         // Keeps the loop above from waiting if the stream is asked once more.
-        self.told = Some(Outcome::SUCCESS);
-        Some(call_reply::Part::Outcome(outcome.into()))
+        self.told = Some(Some(Outcome::SUCCESS));
+        Some(match told {
+            Some(outcome) => Ok(call_reply::Part::Outcome(outcome.into())),
+            None => Err(Status::unavailable("the call goes on without this connection")),
+        })
+    }
+}
+
+/// What is to be told next of the client's messages, waiting for ever where nothing ever is.
+async fn next_taken(kept: &mut Option<KeptStream>) -> Option<call_reply::Part> {
+    match kept {
+        Some(kept) => kept.taken().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ mod holder;
 mod man;
 mod modules;
 mod pki;
+mod sessions;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,12 @@ pub enum Fixed {
     Pki(pki::PkiCommand),
     /// Show the modules, here or on a host
     Modules(modules::Arguments),
+    /// List the sessions on a host: calls that run on without a connection
+    Sessions(sessions::ListArguments),
+    /// Attach to a session
+    Attach(sessions::AttachArguments),
+    /// End a session, or send it a signal
+    End(sessions::EndArguments),
     /// Show how a command is used
     Help(help::Arguments),
     /// Print a completion script for a shell
@@ -66,6 +73,9 @@ pub(crate) fn run(
             Fixed::Serve(arguments) => serve::run(arguments, context.globals, registry),
             Fixed::Pki(command) => command.run().map(|()| ExitCode::SUCCESS),
             Fixed::Modules(arguments) => modules::run(&arguments, &context),
+            Fixed::Sessions(arguments) => sessions::list(&arguments, &context),
+            Fixed::Attach(arguments) => sessions::attach(arguments, &context),
+            Fixed::End(arguments) => sessions::end(&arguments, &context),
             Fixed::Help(arguments) => help::run(&arguments, &context),
             Fixed::Completions(arguments) => completions::run(&arguments, &context),
             Fixed::Man(arguments) => man::run(&arguments, &context),

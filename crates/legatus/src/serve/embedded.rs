@@ -42,6 +42,7 @@ impl Embedded {
             tls: Arc::new(server_tls),
             limits: ServerLimits::default(),
             restart: None,
+            sessions: None,
         });
         let handle = server.handle();
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use legatus_core::{Fault, Policy, Registry};
-use legatus_host::{Launcher, User};
+use legatus_host::{Launcher, SessionFolder, User};
 use legatus_net::tls::{PemSource, ServerTls};
 use legatus_net::{Audit, Server, ServerOptions, parse_policy};
 
@@ -33,7 +33,13 @@ pub(crate) fn run(
         settings.log_level.as_deref().unwrap_or("info"),
         settings.log_format,
     )?;
-    let launcher = launcher(run_as(&settings)?).with_descriptor_limit(raise_descriptor_limit());
+    let sessions = SessionFolder::open(&settings.state_dir);
+    let sessions = Arc::new(sessions.with_context(|| {
+        format!("cannot keep sessions in `{}`", settings.state_dir.display())
+    })?);
+    let launcher = launcher(run_as(&settings)?)
+        .with_descriptor_limit(raise_descriptor_limit())
+        .with_sessions(Arc::clone(&sessions));
     let tls = Arc::new(ServerTls::new(
         settings.pairs.clone(),
         PemSource::File(settings.ca.clone()),
@@ -54,6 +60,7 @@ pub(crate) fn run(
         tls: Arc::clone(&tls),
         limits: settings.limits,
         restart: Some(handover.restart()),
+        sessions: Some(sessions),
     });
     let signals = lifecycle::Signals::take()?;
     announce(&listeners)?;
