@@ -25,7 +25,7 @@ pub mod testing;
 pub mod wire;
 
 pub use arguments::{ArgumentError, Arguments};
-pub use call::{Call, CallId, InvalidCallId, Request};
+pub use call::{Account, Call, CallId, InvalidCallId, Request};
 pub use channel::{Channel, ChannelClosed, ChannelReceiver, ChannelSender, Traffic};
 pub use control::{Control, ControlReceiver, ControlSender, TerminalSize};
 pub use fault::Fault;
@@ -39,9 +39,7 @@ pub use peer::Peer;
 pub use policy::{Decision, Denied, Pattern, Permit, Policy, Rule};
 pub use registry::{Registry, RegistryError, UnknownModule};
 pub use server::{ServerAccess, ServerControl, ServerFacts};
-pub use session::{
-    Attach, FETCHED, Keeping, Kept, Persistence, SessionInfo, Sessions, Taken,
-};
+pub use session::{Attach, FETCHED, Keeping, Kept, Persistence, SessionInfo, Sessions, Taken};
 pub use spec::{
     Alias, Argument, ArgumentKind, Effect, Effects, Example, Placement, Spec, Target, Text,
     ValueKind,

@@ -13,7 +13,6 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::time::Instant;
 
-use crate::Launcher;
 use crate::descriptors;
 use crate::frame::Frame;
 use crate::holder::GRACE;
@@ -21,6 +20,7 @@ use crate::messages::{AttachRequest, Purpose};
 use crate::relay::Ended;
 use crate::sessions::{Reached, SessionError, SessionFolder};
 use crate::slab;
+use crate::{Launcher, User};
 
 /// How long after its cancellation a holder is killed: the grace that it gives its Commander, and
 /// a second to tell the outcome.
@@ -67,8 +67,13 @@ async fn reach(
     let deadline = Instant::now() + APPEARS_WITHIN;
     let reached = loop {
         let (session, identity) = (wanted.session, wanted.identity);
-        let reached =
-            sessions.reach(session, identity, wanted.others, request.clone(), descriptors);
+        let reached = sessions.reach(
+            session,
+            identity,
+            wanted.others,
+            request.clone(),
+            descriptors,
+        );
         match reached.await {
             Err(SessionError::Unknown(_)) if resume && Instant::now() < deadline => {
                 tokio::time::sleep(LOOK_AGAIN).await;
@@ -97,16 +102,20 @@ pub(crate) struct Holder {
 
 impl Holder {
     /// Starts one; `kept` if it is to keep its call.
-    pub(crate) fn start(launcher: &Launcher, kept: bool) -> io::Result<(Self, Sockets)> {
+    pub(crate) fn start(
+        launcher: &Launcher,
+        user: Option<&User>,
+        kept: bool,
+    ) -> io::Result<(Self, Sockets)> {
         let (data, data_there) = StdUnixStream::pair()?;
         let (control, control_there) = StdUnixStream::pair()?;
         let memory = slab::create()?;
         let sessions = launcher.sessions.as_deref().filter(|_| kept);
         let folder = match sessions {
-            Some(sessions) => Some(sessions.of_user(launcher.uid())?),
+            Some(sessions) => Some(sessions.of_user(launcher.uid(user))?),
             None => None,
         };
-        let first = launcher.start(folder.is_some());
+        let first = launcher.start(user, folder.is_some());
         let (mut start, payload) = Frame::User(first.encode_to_vec().into()).encode();
         let descriptors: Vec<_> = [Some(&memory), folder.as_ref()]
             .into_iter()
@@ -125,7 +134,7 @@ impl Holder {
             start,
             inline_bytes: launcher.inline_bytes,
         };
-        let child = launcher.spawn(data_there.into(), control_there.into())?;
+        let child = launcher.spawn(user, data_there.into(), control_there.into())?;
         let holder = Self {
             child: Some(child),
             kill_at: None,
@@ -142,7 +151,9 @@ impl Holder {
         call: &Call,
     ) -> Result<(Self, Sockets), Outcome> {
         let Some(sessions) = launcher.sessions.as_deref() else {
-            return Err(Outcome::Unavailable(Fault::new("this server keeps no calls")));
+            return Err(Outcome::Unavailable(Fault::new(
+                "this server keeps no calls",
+            )));
         };
         let failed = |error: &dyn std::fmt::Display| {
             tracing::error!(parent: call.span(), %error, "cannot attach to a session");

@@ -39,9 +39,7 @@ pub(crate) fn send_header(
 }
 
 /// Reads a frame's header and the descriptors that come along.
-pub(crate) fn receive_header(
-    socket: impl AsFd,
-) -> io::Result<([u8; HEADER_BYTES], Vec<OwnedFd>)> {
+pub(crate) fn receive_header(socket: impl AsFd) -> io::Result<([u8; HEADER_BYTES], Vec<OwnedFd>)> {
     let mut header = [0; HEADER_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -41,7 +41,7 @@ pub(crate) enum Frame {
     /// Control, to the server: how far the client's messages have come, and where the Commander's
     /// go on.
     Taken { messages: u64, next: u64 },
-    /// Data, to the server: the client is given up, the call goes on; nothing follows.
+    /// Data, to the server: the client has left as it said, the call goes on; nothing follows.
     Left,
 }
 
@@ -288,7 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_kinds_and_ends_inside_a_frame_are_errors() {
-        for kind in [0, 10, 255] {
+        for kind in [0, 15, 255] {
             let told = first(&[kind, 0, 0, 0, 0]).await;
             assert!(matches!(told, Err(FrameError::UnknownKind(_))));
         }

@@ -28,8 +28,8 @@ use crate::descriptors;
 use crate::frame::{self, Frame, FrameError};
 use crate::messages::{self, Facts, Opening, Start};
 use crate::pump::{Link, Notices, PumpError};
-use crate::slab::End;
 use crate::session::{self, Keep};
+use crate::slab::End;
 use crate::user::UserError;
 
 /// How long a Commander may clean up after its cancellation before it is dropped: enough to end a
@@ -222,6 +222,9 @@ fn prepare(opening: Opening, registry: &Registry) -> Result<Prepared, Fault> {
     let (deadline, request) = messages::deadline_and_request(open);
     let mut call = Call::new(id, peer, permit, request, receiver);
     call.deadline = deadline;
+    if let Some(account) = opening.account {
+        call.account = account.into();
+    }
     Ok(Prepared {
         module,
         call,

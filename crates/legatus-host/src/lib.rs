@@ -24,4 +24,4 @@ pub use holder::holder_main;
 pub use isolated::{isolate, isolate_all};
 pub use launcher::{DEFAULT_INLINE_BYTES, Launcher};
 pub use sessions::SessionFolder;
-pub use user::{User, UserError};
+pub use user::{User, UserError, UserLimits};

@@ -1,9 +1,10 @@
 //! What a server tells a holder at its start, and how calls travel in it.
 
+use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use legatus_core::{Call, Effect, Effects, Request, wire};
+use legatus_core::{Call, Effect, Effects, Pattern, Request, wire};
 
 /// The first message: whom to become. It holds nothing that a client said.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -33,6 +34,18 @@ pub(crate) struct RunAs {
     pub(crate) gid: u32,
     #[prost(uint32, repeated, tag = "4")]
     pub(crate) groups: Vec<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub(crate) umask: Option<u32>,
+    #[prost(bool, tag = "6")]
+    pub(crate) no_new_privs: bool,
+    #[prost(uint64, optional, tag = "7")]
+    pub(crate) open_files: Option<u64>,
+    #[prost(uint64, optional, tag = "8")]
+    pub(crate) processes: Option<u64>,
+    #[prost(uint64, optional, tag = "9")]
+    pub(crate) memory_bytes: Option<u64>,
+    #[prost(uint64, optional, tag = "10")]
+    pub(crate) file_bytes: Option<u64>,
 }
 
 /// The second message: the call.
@@ -54,6 +67,36 @@ pub(crate) struct Opening {
     /// Keeps the call; without it the call ends with its server.
     #[prost(message, optional, tag = "6")]
     pub(crate) session: Option<Sealed>,
+    #[prost(message, optional, tag = "7")]
+    pub(crate) account: Option<Account>,
+}
+
+/// What the server's configuration says of the user; see [`legatus_core::Account`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct Account {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) home: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) shell: Vec<u8>,
+    #[prost(bool, tag = "3")]
+    pub(crate) any_variable: bool,
+    /// Patterns of names.
+    #[prost(string, repeated, tag = "4")]
+    pub(crate) variables: Vec<String>,
+}
+
+impl From<Account> for legatus_core::Account {
+    fn from(account: Account) -> Self {
+        let path = |bytes: Vec<u8>| {
+            (!bytes.is_empty()).then(|| std::ffi::OsString::from_vec(bytes).into())
+        };
+        let patterns = account.variables.iter().map(|name| Pattern::new(name));
+        Self {
+            home: path(account.home),
+            shell: path(account.shell),
+            variables: (!account.any_variable).then(|| patterns.collect()),
+        }
+    }
 }
 
 /// What a kept call is. The server seals it, so that it can believe what a holder says later.
@@ -183,6 +226,7 @@ impl Opening {
                 .collect(),
             inline_bytes: u32::try_from(inline_bytes).unwrap_or(u32::MAX),
             session: None,
+            account: None,
         }
     }
 

@@ -210,9 +210,9 @@ impl ControlReader {
     ) -> Result<(), PumpError> {
         loop {
             match self.frames.next().await? {
-                Some(
-                    frame @ (Frame::Control(_) | Frame::Received(_) | Frame::Taken { .. }),
-                ) => on_control(frame)?,
+                Some(frame @ (Frame::Control(_) | Frame::Received(_) | Frame::Taken { .. })) => {
+                    on_control(frame)?;
+                }
                 Some(Frame::Release(slots)) => self.outgoing.release(slots)?,
                 Some(Frame::Deaf) => self.deafness.there.cancel(),
                 Some(_) => return Err(PumpError::Misplaced),

@@ -14,13 +14,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::Launcher;
 use crate::child::{Holder, KILL_AFTER, Sockets};
 use crate::frame::{self, Frame};
 use crate::messages::Opening;
 use crate::pump::{Link, Notices, PumpError};
 use crate::sessions::SessionFolder;
 use crate::slab::End;
+use crate::{Launcher, User};
 
 /// How long a client may take to acknowledge an outcome that it was sent.
 const FETCH_WITHIN: Duration = Duration::from_secs(30);
@@ -34,7 +34,10 @@ pub(crate) async fn run(
     channel: Channel,
 ) -> Result<Outcome, Fault> {
     // Where nothing is kept, a call that asks for it is one like any other.
-    let mut kept = call.persistence.take().filter(|_| launcher.sessions.is_some());
+    let mut kept = call
+        .persistence
+        .take()
+        .filter(|_| launcher.sessions.is_some());
     let attach = kept.as_mut().and_then(|kept| kept.attach.take());
     let (opening, started) = match (&kept, attach) {
         (Some(kept), Some(attach)) => {
@@ -42,8 +45,12 @@ pub(crate) async fn run(
             (None, attached)
         }
         _ => {
-            let opening = opening(launcher, module, &mut call, kept.as_ref());
-            (Some(opening), start(launcher, &call, kept.as_ref()))
+            let user = match launcher.user_of(call.peer().identity()) {
+                Ok(user) => user,
+                Err(fault) => return Ok(Outcome::Denied(fault)),
+            };
+            let opening = opening(launcher, user, module, &mut call, kept.as_ref());
+            (Some(opening), start(launcher, user, &call, kept.as_ref()))
         }
     };
     let (mut holder, sockets) = match started {
@@ -75,7 +82,9 @@ pub(crate) async fn run(
             kept.kept.set();
             return Ok(match ended {
                 Ended::Left => Outcome::SUCCESS,
-                _ => Outcome::Lost(Fault::new("the client was lost; the call goes on without it")),
+                _ => Outcome::Lost(Fault::new(
+                    "the client was lost; the call goes on without it",
+                )),
             });
         }
     }
@@ -85,13 +94,15 @@ pub(crate) async fn run(
 /// What a holder is told of a call.
 fn opening(
     launcher: &Launcher,
+    user: Option<&User>,
     module: &str,
     call: &mut Call,
     kept: Option<&Persistence>,
 ) -> Bytes {
     let mut opening = Opening::new(call, module, launcher.inline_bytes);
+    opening.account = Some(launcher.account(user));
     if let (Some(kept), Some(sessions)) = (kept, &launcher.sessions) {
-        let mut facts = SessionFolder::facts(call, module, launcher.user_name());
+        let mut facts = SessionFolder::facts(call, module, launcher.user_name(user));
         facts.summary.clone_from(&kept.summary);
         facts.name.clone_from(&kept.keeping.name);
         facts.terminal = kept.keeping.terminal;
@@ -102,14 +113,14 @@ fn opening(
 
 fn start(
     launcher: &Launcher,
+    user: Option<&User>,
     call: &Call,
     kept: Option<&Persistence>,
 ) -> Result<(Holder, Sockets), Outcome> {
-    let started = Holder::start(launcher, kept.is_some()).map_err(|error| {
+    let started = Holder::start(launcher, user, kept.is_some()).map_err(|error| {
         tracing::error!(parent: call.span(), %error, "cannot start a holder");
-        let fault = Fault::new("the server cannot start a process for the call").with_hint(
-            "the server's log tells why; it may have too many processes or open files",
-        );
+        let fault = Fault::new("the server cannot start a process for the call")
+            .with_hint("the server's log tells why; it may have too many processes or open files");
         Outcome::Unavailable(fault)
     })?;
     if let Some(kept) = kept {
@@ -133,7 +144,9 @@ async fn acknowledge(
     };
     if fetched {
         // A holder that has gone needs no telling.
-        frame::write(&mut control, Frame::Received(FETCHED)).await.ok();
+        frame::write(&mut control, Frame::Received(FETCHED))
+            .await
+            .ok();
     }
 }
 
@@ -143,7 +156,7 @@ pub(crate) enum Ended {
     Told(Outcome),
     /// The client is lost; the call goes on.
     ClientLost,
-    /// The client leaves, or has come anew; the call goes on.
+    /// The client leaves; the call goes on.
     Left,
     /// The holder's end of the data socket closed before it told an outcome.
     Lost,
@@ -185,7 +198,13 @@ async fn relay(
     let received = kept.map(|kept| kept.received.clone());
     let control = async {
         controls
-            .pump(control_writer, &mut call.controls, &cancellation, notices, received)
+            .pump(
+                control_writer,
+                &mut call.controls,
+                &cancellation,
+                notices,
+                received,
+            )
             .await
             .ok();
         std::future::pending().await

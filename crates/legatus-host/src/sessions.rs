@@ -69,7 +69,10 @@ impl SessionFolder {
     pub fn open(state: &Path) -> io::Result<Self> {
         let path = state.join("sessions");
         if !path.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)?;
         }
         let key = key(&path.join("key"))?;
         Ok(Self {
@@ -130,7 +133,10 @@ impl SessionFolder {
         let unknown = || SessionError::Unknown(session.to_owned());
         let may = |facts: &Facts| others || facts.identity == identity;
         let by_id = CallId::try_from(session.to_owned()).is_ok();
-        let place = self.places()?.into_iter().find(|place| by_id && place.id == session);
+        let place = self
+            .places()?
+            .into_iter()
+            .find(|place| by_id && place.id == session);
         let place = match place {
             Some(place) => place,
             None => {
@@ -183,11 +189,13 @@ impl SessionFolder {
         let (Frame::Hello(hello), _) = answer else {
             return Err(SessionError::Misbehaved("its answer makes no sense"));
         };
-        let hello =
-            Hello::decode(hello).map_err(|_| SessionError::Misbehaved("its answer makes no sense"))?;
+        let hello = Hello::decode(hello)
+            .map_err(|_| SessionError::Misbehaved("its answer makes no sense"))?;
         let facts = hello.sealed.as_ref().and_then(|sealed| self.unseal(sealed));
         let facts = facts.filter(|facts| facts.id == place.id);
-        let facts = facts.ok_or(SessionError::Misbehaved("no server of this folder knows it"))?;
+        let facts = facts.ok_or(SessionError::Misbehaved(
+            "no server of this folder knows it",
+        ))?;
         if !hello.refusal.is_empty() {
             return Err(SessionError::Refused(hello.refusal));
         }
@@ -348,7 +356,9 @@ fn key(path: &Path) -> io::Result<[u8; 32]> {
             let linked = std::fs::hard_link(&new, path);
             std::fs::remove_file(&new)?;
             match linked {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return self::key(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return self::key(path);
+                }
                 linked => linked?,
             }
         }

@@ -63,7 +63,9 @@ pub(super) async fn run(session: Arc<Session>, place: Place, taken: Taken, link:
         never = notify(control_writer, &notices, &told) => match never {},
     };
     session.part(&place, matches!(going, Going::Detached));
-    if !matches!(going, Going::Lost) {
+    // Whoever was superseded finds its sockets closed, and its client, if it is there after all,
+    // comes anew.
+    if matches!(going, Going::Detached) {
         // If it finds no room, the end of the socket must do.
         let written = writer.write(Frame::Left);
         tokio::time::timeout(std::time::Duration::from_secs(1), written)

@@ -110,7 +110,9 @@ impl Clients {
             Some(_) => return Err("this client is attached already".to_owned()),
             None if wanted.resume => return Err("this client was never there".to_owned()),
             None if full => {
-                return Err(format!("the limit of {CLIENTS} clients of a call is reached"));
+                return Err(format!(
+                    "the limit of {CLIENTS} clients of a call is reached"
+                ));
             }
             None => self.clients.entry(wanted.client.clone()).or_insert(Client {
                 presence: Presence::Left,
@@ -273,23 +275,29 @@ impl Clients {
 
     fn of(&mut self, place: &Place) -> Option<&mut Client> {
         let client = self.clients.get_mut(&place.client)?;
-        let is_here = matches!(client.presence, Presence::Attached { serial, .. } if serial == place.serial);
+        let is_here =
+            matches!(client.presence, Presence::Attached { serial, .. } if serial == place.serial);
         is_here.then_some(client)
     }
 
     /// Those who are there and more than watch, with what they have been sent.
     fn attached(&self) -> impl Iterator<Item = (&Client, u64)> {
-        self.clients.values().filter_map(|client| match client.presence {
-            Presence::Attached { cursor, .. } if !client.read_only => Some((client, cursor)),
-            _ => None,
-        })
+        self.clients
+            .values()
+            .filter_map(|client| match client.presence {
+                Presence::Attached { cursor, .. } if !client.read_only => Some((client, cursor)),
+                _ => None,
+            })
     }
 
     /// The oldest message that somebody needs: whoever is there, else whoever is to come back.
     fn needed(&self) -> u64 {
         let present = self.attached().map(|(client, _)| client.received).min();
         let away = || {
-            let lost = self.clients.values().filter(|client| client.lost().is_some());
+            let lost = self
+                .clients
+                .values()
+                .filter(|client| client.lost().is_some());
             lost.map(|client| client.received).min()
         };
         present.or_else(away).unwrap_or(u64::MAX)

@@ -74,7 +74,9 @@ fn keeping(arguments: &Arguments, on_terminal: bool) -> Result<Option<Keeping>, 
         None => usual.linger,
     };
     let name = arguments.last("name").unwrap_or_default();
-    let name = name.to_str().filter(|name| name.len() <= limits::SESSION_NAME_BYTES);
+    let name = name
+        .to_str()
+        .filter(|name| name.len() <= limits::SESSION_NAME_BYTES);
     let name = name.ok_or_else(|| {
         let limit = limits::SESSION_NAME_BYTES;
         Fault::new(format!("--name takes at most {limit} bytes of UTF-8"))

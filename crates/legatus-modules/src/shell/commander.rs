@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use std::time::Instant;
 
 use bytes::Bytes;
-use legatus_core::{Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome};
+use legatus_core::{Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome, Pattern};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -15,7 +15,9 @@ use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, check_directory};
-use super::messages::{Empty, Input, Output, Request, Started, input::Part, output, request::Mode};
+use super::messages::{
+    Empty, Input, Output, Request, Started, Variable, input::Part, output, request::Mode,
+};
 use super::output::{Field, PumpError, message, pump, unreadable};
 use super::process_tree::{CALL_VARIABLE, Mark, ProcessTree, adopt_orphans};
 use super::program::{NotRun, Program};
@@ -56,7 +58,7 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
     let on_terminal = request.terminal.is_some();
     let mark = Mark::new(call.id());
     let others = adopt_orphans();
-    let (running, notice) = match start(request, script, &mark) {
+    let (running, notice) = match start(request, script, &mark, std::mem::take(&mut call.account)) {
         Ok(started) => started,
         Err(not_run) => return tell_not_run(not_run, on_terminal, &sink).await,
     };
@@ -102,9 +104,11 @@ fn start(
     request: Request,
     script: Option<Content>,
     mark: &Mark,
+    configured: legatus_core::Account,
 ) -> Result<(Running, Option<String>), NotRun> {
-    let account = Account::current()?;
-    let (surroundings, notice) = surroundings(&request, &account, mark)?;
+    let accepted = configured.variables.clone();
+    let account = Account::current()?.configured(configured);
+    let (surroundings, notice) = surroundings(&request, &account, mark, accepted.as_deref())?;
     let program = Program::new(request.mode, script, &account)?;
     match spawn(&program, &surroundings) {
         Ok(running) => Ok((running, notice)),
@@ -210,7 +214,12 @@ fn surroundings(
     request: &Request,
     account: &Account,
     mark: &Mark,
+    accepted: Option<&[Pattern]>,
 ) -> Result<(Surroundings, Option<String>), Fault> {
+    let is_accepted = |variable: &&Variable| {
+        let name = String::from_utf8_lossy(&variable.name);
+        accepted.is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(&name)))
+    };
     let mut notice = None;
     let directory = if request.directory.is_empty() {
         match check_directory(&account.home) {
@@ -234,10 +243,14 @@ fn surroundings(
     let fresh = environment
         .into_iter()
         .map(|(name, value)| (name.into(), value));
-    let asked = request.environment.iter().map(|variable| {
-        let text = |bytes: &Bytes| OsStr::from_bytes(bytes).to_owned();
-        (text(&variable.name), text(&variable.value))
-    });
+    let asked = request
+        .environment
+        .iter()
+        .filter(is_accepted)
+        .map(|variable| {
+            let text = |bytes: &Bytes| OsStr::from_bytes(bytes).to_owned();
+            (text(&variable.name), text(&variable.value))
+        });
     let surroundings = Surroundings {
         directory,
         environment: fresh.chain(asked).collect(),

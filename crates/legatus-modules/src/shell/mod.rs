@@ -27,8 +27,8 @@ mod messages {
 }
 
 use legatus_core::{
-    Argument, Arguments, Attach, BoxFuture, Call, Caller, Channel, Commander, Effects, Example, Fault,
-    Inspection, Local, Module, Outcome, Placement, Request, Sender, Spec, ValueKind,
+    Argument, Arguments, Attach, BoxFuture, Call, Caller, Channel, Commander, Effects, Example,
+    Fault, Inspection, Local, Module, Outcome, Placement, Request, Sender, Spec, ValueKind,
 };
 use tracing::Instrument;
 

@@ -145,12 +145,13 @@ impl User<'_> {
             ..
         } = self;
         // Restores the terminal when the call has ended, however that happens.
-        let _raw = match terminal.map(Terminal::raw) {
-            Some(raw) => Some(raw.map_err(|error| {
-                Fault::new(format!("cannot take over the terminal: {error}"))
-            })?),
-            None => None,
-        };
+        let _raw =
+            match terminal.map(Terminal::raw) {
+                Some(raw) => Some(raw.map_err(|error| {
+                    Fault::new(format!("cannot take over the terminal: {error}"))
+                })?),
+                None => None,
+            };
         let (sink, source) = channel.split();
         let input = async {
             if self.gives_input {

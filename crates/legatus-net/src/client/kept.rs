@@ -23,6 +23,9 @@ const GOODBYE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long a connection is looked for when it is not known whether the call has begun.
+const UNCERTAIN: Duration = Duration::from_secs(30);
+
 /// How an attempt over one connection ended.
 enum End {
     Outcome(Outcome),
@@ -107,8 +110,7 @@ impl Kept {
                 End::Outcome(outcome) => return outcome,
                 End::Lost(reason) => reason,
             };
-            let can_resume = client.way.is_some();
-            if !can_resume {
+            if client.way.is_none() {
                 return Outcome::Lost(Fault::new(format!("the connection was lost: {reason}")));
             }
             client.links.send_replace(Some(Link::Lost(reason)));
@@ -132,14 +134,12 @@ impl Kept {
     }
 
     /// Connects again, for as long as the call waits for its client.
-    async fn reconnect(
-        &mut self,
-        client: &Client,
-        connection: &mut Client,
-    ) -> Result<(), Outcome> {
+    async fn reconnect(&mut self, client: &Client, connection: &mut Client) -> Result<(), Outcome> {
         loop {
             // The first attempt comes at once.
-            let (since, pause) = self.away.unwrap_or((Instant::now(), Duration::ZERO));
+            let (since, pause) = self
+                .away
+                .unwrap_or_else(|| (Instant::now(), Duration::ZERO));
             let next_pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.away = Some((since, next_pause));
             tokio::select! {
@@ -164,9 +164,30 @@ impl Kept {
                     *connection = again;
                     return Ok(());
                 }
-                Err(fault) if since.elapsed() >= self.linger => return Err(Outcome::Lost(fault)),
+                Err(fault) if since.elapsed() >= self.patience() => {
+                    return Err(self.is_lost(fault));
+                }
                 Err(fault) => tracing::info!(%fault, "cannot connect again yet"),
             }
+        }
+    }
+
+    /// How long a connection is looked for: as long as the call waits for its client. One that has
+    /// never said that it does may not even have begun.
+    fn patience(&self) -> Duration {
+        match self.kept {
+            true => self.linger,
+            false => self.linger.min(UNCERTAIN),
+        }
+    }
+
+    /// What it means that no connection was found, or that the call is not there.
+    fn is_lost(&self, fault: Fault) -> Outcome {
+        match self.kept {
+            true => Outcome::Lost(fault),
+            false => Outcome::Unavailable(Fault::new(format!(
+                "the connection was lost before the call began: {fault}"
+            ))),
         }
     }
 
@@ -191,8 +212,11 @@ impl Kept {
     /// Drives the call over one connection.
     async fn attempt(&mut self, client: &Client, connection: &Client) -> End {
         let stop = CancellationToken::new();
+        let patience = self.patience();
         let is_new = self.open.attach.is_none();
-        let requests = self.uplink.requests(self.open.clone(), is_new, stop.clone());
+        let requests = self
+            .uplink
+            .requests(self.open.clone(), is_new, stop.clone());
         let mut grpc = connection.grpc.clone();
         let taken = CancellationToken::new();
         let Self {
@@ -202,20 +226,26 @@ impl Kept {
             kept,
             open,
             away,
-            linger,
             ..
         } = self;
-        let gives_up = away.is_some_and(|(since, _)| since.elapsed() >= *linger);
+        let gives_up = away.is_some_and(|(since, _)| since.elapsed() >= patience);
+        // It was never told that the call is kept, so perhaps there is none.
+        let uncertain = !*kept;
         let resumes = open.attach.as_ref().is_some_and(|attach| attach.resume);
         let replies = async {
             let mut replies = match grpc.call(requests).await {
                 Ok(response) => response.into_inner(),
-                Err(status) => return match refused(connection, &status).await {
-                    Outcome::Unavailable(fault) if resumes && !gives_up => {
-                        End::Lost(fault.to_string())
-                    }
-                    outcome => End::Outcome(outcome),
-                },
+                Err(status) => {
+                    return match refused(connection, &status).await {
+                        // A certificate that is refused now will be later.
+                        Outcome::Unavailable(fault)
+                            if !connection.end.is_about_tls() && !gives_up =>
+                        {
+                            End::Lost(fault.to_string())
+                        }
+                        outcome => End::Outcome(outcome),
+                    };
+                }
             };
             loop {
                 let part = match replies.message().await {
@@ -234,9 +264,9 @@ impl Kept {
                     Some(call_reply::Part::Taken(told)) => {
                         if !uplink.taken(told.messages) || (resumes && told.next > *received) {
                             let fault = Fault::new("too much was said while this client was away");
-                            return End::Outcome(Outcome::Lost(fault.with_hint(
-                                "`legatus attach` shows what is still there",
-                            )));
+                            return End::Outcome(Outcome::Lost(
+                                fault.with_hint("`legatus attach` shows what is still there"),
+                            ));
                         }
                         if !taken.is_cancelled() {
                             *received = (*received).max(told.next);
@@ -250,9 +280,15 @@ impl Kept {
                     }
                     Some(call_reply::Part::Outcome(outcome)) => {
                         let outcome = Outcome::from(outcome);
-                        if let (true, Outcome::Unavailable(fault)) = (resumes && !gives_up, &outcome)
+                        if let (true, Outcome::Unavailable(fault)) =
+                            (resumes && !gives_up, &outcome)
                         {
                             return End::Lost(fault.to_string());
+                        }
+                        if let (true, true, Outcome::Lost(fault)) = (resumes, uncertain, &outcome) {
+                            return End::Outcome(Outcome::Unavailable(Fault::new(format!(
+                                "the connection was lost before the call began: {fault}"
+                            ))));
                         }
                         uplink.fetched();
                         return End::Outcome(outcome);

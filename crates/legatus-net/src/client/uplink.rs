@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
@@ -131,9 +132,8 @@ impl Uplink {
                 (state.next(cursor), state.may_take_more())
             };
             match part {
-                Step::Send(part) => return Some(part),
-                Step::Over => return None,
-                Step::Wait => {}
+                Poll::Ready(part) => return part,
+                Poll::Pending => {}
             }
             let more = async {
                 if !(may_take_more && cursor.knows_place) {
@@ -159,42 +159,37 @@ impl Uplink {
     }
 }
 
-enum Step {
-    Send(Part),
-    Wait,
-    Over,
-}
-
 impl State {
-    fn next(&mut self, cursor: &mut Cursor) -> Step {
+    /// What is to be sent next; `None` when nothing more is.
+    fn next(&mut self, cursor: &mut Cursor) -> Poll<Option<Part>> {
         if self.fetched {
             if cursor.told_fetched {
-                return Step::Over;
+                return Poll::Ready(None);
             }
             cursor.told_fetched = true;
-            return Step::Send(Part::Fetched(Empty {}));
+            return Poll::Ready(Some(Part::Fetched(Empty {})));
         }
         if self.acknowledgement_is_due() {
             self.acknowledged = self.received;
             self.unacknowledged_bytes = 0;
-            return Step::Send(Part::Received(self.received));
+            return Poll::Ready(Some(Part::Received(self.received)));
         }
         // On a new connection the first thing heard tells what was taken.
         cursor.knows_place |= self.knows;
         if !cursor.knows_place {
-            return Step::Wait;
+            return Poll::Pending;
         }
         cursor.place = cursor.place.max(self.first);
         let index = usize::try_from(cursor.place - self.first).unwrap_or(usize::MAX);
         if let Some(message) = self.untaken.get(index) {
             cursor.place += 1;
-            return Step::Send(Part::Message(message.clone()));
+            return Poll::Ready(Some(Part::Message(message.clone())));
         }
         if self.ended && !cursor.told_end {
             cursor.told_end = true;
-            return Step::Send(Part::End(Empty {}));
+            return Poll::Ready(Some(Part::End(Empty {})));
         }
-        Step::Wait
+        Poll::Pending
     }
 
     fn acknowledgement_is_due(&self) -> bool {

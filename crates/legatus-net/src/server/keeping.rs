@@ -35,7 +35,10 @@ impl KeptStream {
         cancellation: &CancellationToken,
     ) -> Option<(Self, Persistence)> {
         let attach = open.attach.take().map(Attach::from);
-        let keeping = open.keeping.take().filter(|keeping| keeping.linger_milliseconds > 0);
+        let keeping = open
+            .keeping
+            .take()
+            .filter(|keeping| keeping.linger_milliseconds > 0);
         if attach.is_none() && keeping.is_none() {
             return None;
         }
@@ -83,13 +86,11 @@ impl KeptStream {
     }
 
     /// The stream has ended before the call: finds out whether that is a goodbye.
-    fn gone(self) -> impl Future<Output = ()> {
-        async move {
-            let closed = self.connection.closed.cancelled();
-            match tokio::time::timeout(CONNECTION_ENDS_WITHIN, closed).await {
-                Ok(()) => self.lost.cancel(),
-                Err(_) => self.cancellation.cancel(),
-            }
+    async fn gone(self) {
+        let closed = self.connection.closed.cancelled();
+        match tokio::time::timeout(CONNECTION_ENDS_WITHIN, closed).await {
+            Ok(()) => self.lost.cancel(),
+            Err(_) => self.cancellation.cancel(),
         }
     }
 }

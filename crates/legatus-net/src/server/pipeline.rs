@@ -86,7 +86,9 @@ impl State {
         // 4 execute, under the deadline
         let traffic = input.channel.traffic();
         let summary = inspection.summary.clone();
-        let outcome = self.execute(&module, &arrived, permit, input, summary).await;
+        let outcome = self
+            .execute(&module, &arrived, permit, input, summary)
+            .await;
 
         // 5 audit
         let usage = Usage {
@@ -183,11 +185,17 @@ impl State {
         call.cancellation = cancellation.clone();
         // What runs inside the server does not outlive it.
         let can_be_kept = module.spec().placement == Placement::Child;
-        call.persistence = input.persistence.filter(|_| can_be_kept).map(|kept| Persistence {
-            summary: cut(&summary).to_owned(),
-            others: self.policy.load().reaches_others(&arrived.peer, module.spec()),
-            ..kept
-        });
+        call.persistence = input
+            .persistence
+            .filter(|_| can_be_kept)
+            .map(|kept| Persistence {
+                summary: cut(&summary).to_owned(),
+                others: self
+                    .policy
+                    .load()
+                    .reaches_others(&arrived.peer, module.spec()),
+                ..kept
+            });
         call.grant_server(Arc::clone(self) as Arc<dyn legatus_core::ServerControl>);
 
         let deadline = call.deadline;
@@ -200,7 +208,8 @@ impl State {
                 Some(fault) => Outcome::Failed(fault.clone()),
                 None => Outcome::Cancelled,
             },
-            () = self.stopping.cancelled() => {
+            // A kept call is let go instead.
+            () = self.stopping.cancelled(), if arrived.kept.is_none() => {
                 Outcome::Lost(Fault::new("the server has shut down before the call ended"))
             }
         };

@@ -93,7 +93,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         let mut calls = self.calls.lock();
         // Another may have taken its place.
-        if calls.get(&self.key).is_some_and(|controls| controls.serial == self.serial) {
+        if calls
+            .get(&self.key)
+            .is_some_and(|controls| controls.serial == self.serial)
+        {
             calls.remove(&self.key);
         }
     }

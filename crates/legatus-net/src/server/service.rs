@@ -35,9 +35,6 @@ const OVERHEAD: usize = 64;
 /// How long a client may take to tell that an outcome has arrived.
 const FETCH_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long after draining began kept calls stay with this server.
-const LET_GO_AFTER: Duration = Duration::from_secs(1);
-
 /// Tells who asks for the server's health.
 pub(super) struct Health(HealthReporter);
 
@@ -119,7 +116,9 @@ impl Legatus for Service {
         request: GrpcRequest<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsReply>, Status> {
         let connection = connection(&request)?;
-        Ok(Response::new(self.state.list_sessions(&connection.peer).await))
+        Ok(Response::new(
+            self.state.list_sessions(&connection.peer).await,
+        ))
     }
 
     async fn end_session(
@@ -127,7 +126,9 @@ impl Legatus for Service {
         request: GrpcRequest<EndSessionRequest>,
     ) -> Result<Response<EndSessionReply>, Status> {
         let connection = connection(&request)?;
-        let ended = self.state.end_session(&connection.peer, request.into_inner());
+        let ended = self
+            .state
+            .end_session(&connection.peer, request.into_inner());
         Ok(Response::new(ended.await?))
     }
 
@@ -201,12 +202,16 @@ impl Service {
             (None, _) => {
                 let text = format!("a call with the id `{}` is running already", arrived.id);
                 let outcome = Outcome::Failed(Fault::new(text));
-                decide.send(Some(self.state.refuse(&arrived, None, outcome))).ok();
+                decide
+                    .send(Some(self.state.refuse(&arrived, None, outcome)))
+                    .ok();
                 return Ok(replies);
             }
             (_, Err(fault)) => {
                 let outcome = Outcome::Unavailable(fault);
-                decide.send(Some(self.state.refuse(&arrived, None, outcome))).ok();
+                decide
+                    .send(Some(self.state.refuse(&arrived, None, outcome)))
+                    .ok();
                 return Ok(replies);
             }
         };
@@ -334,12 +339,11 @@ fn is_misuse(status: &Status) -> bool {
     )
 }
 
-/// Lets a kept call go when the server drains: another one goes on with it. Never returns.
+/// Lets a kept call go when a draining server has waited long enough for it: another one goes on
+/// with it. Never returns.
 async fn let_go(state: &State, kept: Option<&KeptStream>) -> std::convert::Infallible {
     if let Some(kept) = kept {
-        state.draining.cancelled().await;
-        // Short ones end by themselves.
-        tokio::time::sleep(LET_GO_AFTER).await;
+        state.stopping.cancelled().await;
         kept.lost.cancel();
     }
     std::future::pending().await
@@ -431,7 +435,9 @@ impl Replying {
         self.told = Some(Some(Outcome::SUCCESS));
         Some(match told {
             Some(outcome) => Ok(call_reply::Part::Outcome(outcome.into())),
-            None => Err(Status::unavailable("the call goes on without this connection")),
+            None => Err(Status::unavailable(
+                "the call goes on without this connection",
+            )),
         })
     }
 }

@@ -20,9 +20,13 @@ pub(crate) fn run(invocation: Invocation, context: &Context<'_>) -> anyhow::Resu
         arguments,
     } = invocation;
     drive(&host, context, async |host, connector, local| {
-        call(module.as_ref(), host, connector, local, async |sender, caller| {
-            sender.send(arguments, caller, local).await
-        })
+        call(
+            module.as_ref(),
+            host,
+            connector,
+            local,
+            async |sender, caller| sender.send(arguments, caller, local).await,
+        )
         .await
     })
 }

@@ -115,9 +115,13 @@ pub(crate) fn attach(
             terminal: found.terminal,
             ..Attach::default()
         };
-        call::call(module.as_ref(), host, connector, local, async |sender, caller| {
-            sender.attach(attach, caller, local).await
-        })
+        call::call(
+            module.as_ref(),
+            host,
+            connector,
+            local,
+            async |sender, caller| sender.attach(attach, caller, local).await,
+        )
         .await
     })
 }
@@ -132,9 +136,14 @@ pub(crate) fn end(arguments: &EndArguments, context: &Context<'_>) -> anyhow::Re
     let ended = ask(host, context, async |host, connector| {
         let listed = connector.sessions(host).await?.sessions;
         match find(&listed, session) {
-            Ok(found) => connector.end_session(host, &found.id, *signal).await.map(|ended| {
-                ended.then_some(()).ok_or_else(|| Fault::new("it has ended already"))
-            }),
+            Ok(found) => connector
+                .end_session(host, &found.id, *signal)
+                .await
+                .map(|ended| {
+                    ended
+                        .then_some(())
+                        .ok_or_else(|| Fault::new("it has ended already"))
+                }),
             Err(fault) => Ok(Err(fault)),
         }
     })?;
@@ -205,7 +214,9 @@ fn signal(text: &str) -> Result<u8, String> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let named = NAMES.iter().find(|(known, _)| *known == name);
-    let number = named.map(|(_, number)| *number).or_else(|| text.parse().ok());
+    let number = named
+        .map(|(_, number)| *number)
+        .or_else(|| text.parse().ok());
     number
         .filter(|number| (1..=64).contains(number))
         .ok_or_else(|| "expected a signal such as TERM, HUP or 9".to_owned())
@@ -254,7 +265,12 @@ fn table(sessions: &[Session], now: SystemTime) -> String {
         });
         [
             session.id.get(..12).unwrap_or(&session.id).to_owned(),
-            if session.name.is_empty() { "-" } else { &session.name }.to_owned(),
+            if session.name.is_empty() {
+                "-"
+            } else {
+                &session.name
+            }
+            .to_owned(),
             session.identity.clone(),
             age(now.saturating_sub(started)),
             age(Duration::from_millis(session.idle_milliseconds)),
@@ -265,7 +281,9 @@ fn table(sessions: &[Session], now: SystemTime) -> String {
         ]
         .map(|cell| printable(&cell).into_owned())
     });
-    let rows: Vec<_> = std::iter::once(header.map(str::to_owned)).chain(rows).collect();
+    let rows: Vec<_> = std::iter::once(header.map(str::to_owned))
+        .chain(rows)
+        .collect();
     let mut widths = [0; 9];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -274,7 +292,10 @@ fn table(sessions: &[Session], now: SystemTime) -> String {
     }
     let mut text = String::new();
     for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         text.push_str(line.trim_end());
         text.push('\n');
@@ -310,7 +331,11 @@ mod tests {
 
     #[test]
     fn a_session_is_found_by_name_id_or_beginning_and_never_by_chance() {
-        let sessions = [session("abc1", "x"), session("abc2", "y"), session("y", "z")];
+        let sessions = [
+            session("abc1", "x"),
+            session("abc2", "y"),
+            session("y", "z"),
+        ];
         for (wanted, found) in [("abc1", "abc1"), ("x", "abc1"), ("z", "y")] {
             assert_eq!(find(&sessions, wanted).unwrap().id, found, "{wanted}");
         }
@@ -331,7 +356,10 @@ mod tests {
 
     #[test]
     fn the_table_shows_nothing_that_steers_a_terminal() {
-        let text = table(&[session("abcdef0123456789", "")], UNIX_EPOCH + Duration::from_secs(61));
+        let text = table(
+            &[session("abcdef0123456789", "")],
+            UNIX_EPOCH + Duration::from_secs(61),
+        );
         let expected = "\
 ID            NAME  IDENTITY  SINCE  IDLE  CLIENTS  OUTPUT  STATE  WHAT
 abcdef012345  -     ann       60s    0s    0        0       runs   shell argv [\"a\\u{1b}[2J\"]
@@ -346,6 +374,9 @@ abcdef012345  -     ann       60s    0s    0        0       runs   shell argv [\
         let text = json_lines(&[ended]).unwrap();
         let told: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
         assert_eq!(told["started"], "1970-01-01T00:00:01Z");
-        assert_eq!((told["outcome"].as_str(), told["status"].as_u64()), (Some("exit"), Some(3)));
+        assert_eq!(
+            (told["outcome"].as_str(), told["status"].as_u64()),
+            (Some("exit"), Some(3))
+        );
     }
 }

@@ -59,7 +59,11 @@ fn usage_record(usage: &Usage) -> String {
     format!(
         r#"{{"usage":{{"seconds":{},"cpu_seconds":{},"peak_memory_bytes":{}}}}}"#,
         seconds(usage.duration_microseconds),
-        seconds(usage.user_microseconds.saturating_add(usage.system_microseconds)),
+        seconds(
+            usage
+                .user_microseconds
+                .saturating_add(usage.system_microseconds)
+        ),
         usage.peak_memory_bytes,
     )
 }
