@@ -13,7 +13,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());
     }
-    let service = protox::compile([&files[0]], [root])?;
+    let mut service = protox::compile([&files[0]], [root])?;
+    // `Call` is spoken by `framing.rs`, which copies no message.
+    for service in service.file.iter_mut().flat_map(|file| &mut file.service) {
+        service.method.retain(|method| method.name() != "Call");
+    }
     tonic_prost_build::configure()
         // The messages are those of `legatus_core::wire`.
         .extern_path(".legatus.v1", "::legatus_core::wire")

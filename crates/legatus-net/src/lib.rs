@@ -2,6 +2,7 @@
 
 mod audit;
 mod client;
+mod framing;
 mod io;
 pub mod pki;
 mod policy_file;

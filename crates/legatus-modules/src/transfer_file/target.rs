@@ -5,6 +5,7 @@
 //! order end the copy.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +19,8 @@ use super::durability::Durability;
 use super::folders::make_or_open;
 use super::messages::event::Event;
 use super::messages::{
-    Events, Failure, File, FileEnd, Finished, Folder, Link, Misbehaved, Root, Totals, WriteOptions,
+    Attributes, Events, Failure, File, FileEnd, Finished, Folder, Link, Misbehaved, Root, Totals,
+    WriteOptions,
 };
 use super::names;
 use super::report::{Gauge, SourceCounts, reason};
@@ -243,14 +245,17 @@ impl Target {
             self.skipping = self.skipping.saturating_add(1);
             return Ok(());
         };
-        // A folder that the user named as the target and that was there stays as it is, such as a
+        // A folder that the user named as the target and that was there keeps its mode, such as a
         // home into which a source's contents go.
         let is_given = self.branch.depth() == 0 && self.destination.is_given(&name);
         let entered = self
             .parent()
             .and_then(|parent| make_or_open(parent.folder, &name));
         let entered = entered.and_then(|(folder, is_new)| {
-            let attributes = (is_new || !is_given).then_some(attributes);
+            let attributes = match is_given && !is_new {
+                true => own_mode(&folder, attributes)?,
+                false => Some(attributes),
+            };
             self.branch.enter(folder, &name, attributes)
         });
         match entered {
@@ -416,4 +421,15 @@ impl Target {
         let told = self.notices.blocking_send(notice);
         told.map_err(|_| TargetError::Interrupted)
     }
+}
+/// The attributes for a folder that keeps its mode; none for somebody else's, such as `/tmp`, whose
+/// time is not ours to set.
+fn own_mode(folder: impl AsFd, attributes: Attributes) -> io::Result<Option<Attributes>> {
+    let stat = rustix::fs::fstat(folder)?;
+    let user = rustix::process::geteuid();
+    let ours = user.is_root() || user.as_raw() == stat.st_uid;
+    Ok(ours.then_some(Attributes {
+        mode: Some(stat.st_mode),
+        ..attributes
+    }))
 }

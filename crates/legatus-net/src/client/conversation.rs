@@ -1,26 +1,28 @@
 //! One call, as the client drives it.
 
-use bytes::Bytes;
-use futures_util::{Stream, stream};
-use legatus_core::wire::{CallReply, CallRequest, ControlRequest, Open, call_reply, call_request};
+use futures_util::stream;
+use http::{HeaderValue, header};
+use legatus_core::wire::{CallReply, ControlRequest, Open, call_reply, call_request};
 use legatus_core::{
     Channel, ChannelReceiver, ChannelSender, Control, ControlReceiver, Conversation, Fault,
     Outcome, PendingOutcome, Request, limits,
 };
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status};
 
 use super::Client;
 use super::error::ConnectError;
 use super::kept;
+use crate::framing::{Body, CALL_PATH, CONTENT_TYPE, MessageReader, Piece, Pieces};
 
 /// Opens a call; what the server says to it comes as the conversation's outcome.
 pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Conversation, Fault> {
-    if request.keeping.is_some() {
-        let (id, open) = first_message(module, request)?;
+    let keeps = request.keeping.is_some();
+    let (id, open) = first_message(module, request)?;
+    if keeps {
         return Ok(kept::open(client, id, open));
     }
-    let (id, open) = first_message(module, request)?;
     let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
     let (to_sender, from_sender) = theirs.split();
     let (controls, controlled) = Control::queue();
@@ -82,68 +84,94 @@ async fn converse(
     to_sender: ChannelSender,
     taken: &CancellationToken,
 ) -> Outcome {
-    let mut grpc = client.grpc.clone();
-    match grpc.call(requests(open, from_sender)).await {
-        Ok(response) => {
+    match begin(client, pieces(open, from_sender)).await {
+        Ok(replies) => {
             taken.cancel();
-            receive(client, response.into_inner(), to_sender).await
+            receive(client, replies, to_sender).await
         }
-        Err(status) => refused(client, &status).await,
+        Err(Refusal::Lost(error)) => Outcome::Unavailable(error.into()),
+        Err(Refusal::Refused(outcome)) => outcome,
+    }
+}
+
+/// Why a call has not begun.
+pub(super) enum Refusal {
+    /// The connection failed.
+    Lost(ConnectError),
+    /// The server did not take it.
+    Refused(Outcome),
+}
+
+/// Sends a call's messages, and waits for the beginning of the answer.
+pub(super) async fn begin(client: &Client, pieces: Pieces) -> Result<MessageReader, Refusal> {
+    let mut request = http::Request::new(Body::request(pieces));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = client.endpoint.uri(CALL_PATH);
+    *request.version_mut() = http::Version::HTTP_2;
+    let headers = request.headers_mut();
+    headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    let response = match client.http2.clone().send(request).await {
+        Ok(response) => response,
+        Err(error) => return Err(Refusal::Lost(client.explain(&error).await)),
+    };
+    match Status::from_header_map(response.headers()) {
+        Some(status) => Err(Refusal::Refused(refused(&status))),
+        None => Ok(MessageReader::new(response.into_body())),
     }
 }
 
 /// Open, then the Sender's messages.
-fn requests(open: Open, from_sender: ChannelReceiver) -> impl Stream<Item = CallRequest> {
-    let part = |part| CallRequest { part: Some(part) };
-    let first = stream::iter([part(call_request::Part::Open(open))]);
-    let rest = stream::unfold(from_sender, move |mut receiver| async move {
-        let message: Bytes = receiver.receive().await?;
-        Some((part(call_request::Part::Message(message)), receiver))
+fn pieces(open: Open, from_sender: ChannelReceiver) -> Pieces {
+    let first = stream::iter([Piece::from(call_request::Part::Open(open))]);
+    let rest = stream::unfold(from_sender, |mut receiver| async move {
+        let message = receiver.receive().await?;
+        Some((Piece::from(call_request::Part::Message(message)), receiver))
     });
-    futures_util::StreamExt::chain(first, rest)
+    Box::pin(futures_util::StreamExt::chain(first, rest))
 }
 
 /// Passes messages to the Sender until the outcome comes.
-async fn receive(
-    client: &Client,
-    mut replies: Streaming<CallReply>,
-    to_sender: ChannelSender,
-) -> Outcome {
-    let lost = |fault: String| Outcome::Lost(Fault::new(fault));
+async fn receive(client: &Client, mut replies: MessageReader, to_sender: ChannelSender) -> Outcome {
+    let lost = |fault: &str| Outcome::Lost(Fault::new(fault));
     loop {
-        match replies.message().await {
-            Ok(Some(CallReply {
-                part: Some(call_reply::Part::Message(message)),
-            })) => {
+        let reply = match replies.next().await {
+            Ok(Some(reply)) => CallReply::decode(reply),
+            Ok(None) => {
+                let status = replies.trailers().and_then(Status::from_header_map);
+                return match status.filter(|status| status.code() != Code::Ok) {
+                    Some(status) => lost(&format!("the server ended the call: {status}")),
+                    None => lost("the server ended the call without an outcome"),
+                };
+            }
+            Err(error) => {
+                let cause = client.explain(&error).await;
+                return lost(&format!("the connection was lost: {}", cause.chain()));
+            }
+        };
+        match reply.map(|reply| reply.part) {
+            Ok(Some(call_reply::Part::Message(message))) => {
                 // A Sender that no longer listens still wants to know the outcome.
                 to_sender.send(message).await.ok();
             }
-            Ok(Some(CallReply {
-                part: Some(call_reply::Part::Outcome(outcome)),
-            })) => return outcome.into(),
+            Ok(Some(call_reply::Part::Outcome(outcome))) => return outcome.into(),
             // Only for calls that are kept.
-            Ok(Some(CallReply {
-                part: Some(call_reply::Part::Taken(_)),
-            })) => {}
-            Ok(Some(CallReply { part: None })) => {
-                return lost("the server sent a message that this client does not know".to_owned());
-            }
-            Ok(None) => return lost("the server ended the call without an outcome".to_owned()),
-            Err(status) => {
-                let cause = client.explain(&status).await;
-                return lost(format!("the connection was lost: {}", cause.chain()));
+            Ok(Some(call_reply::Part::Taken(_))) => {}
+            Ok(None) | Err(_) => {
+                return lost("the server sent a message that this client does not know");
             }
         }
     }
 }
 
 /// The server did not take the call.
-pub(super) async fn refused(client: &Client, status: &Status) -> Outcome {
+fn refused(status: &Status) -> Outcome {
+    let fault = Fault::new(status.message());
     match status.code() {
-        tonic::Code::InvalidArgument | tonic::Code::ResourceExhausted | tonic::Code::OutOfRange => {
-            Outcome::Failed(Fault::new(status.message()))
+        Code::InvalidArgument | Code::ResourceExhausted | Code::OutOfRange => {
+            Outcome::Failed(fault)
         }
-        _ => Outcome::Unavailable(ConnectError::into(client.explain(status).await)),
+        _ => Outcome::Unavailable(fault),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A kept call, as the client drives it: over one connection after the other, nothing lost and
 //! nothing twice.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use legatus_core::wire::{CallReply, ControlRequest, Empty, Open, call_reply, control_request};
@@ -8,11 +9,11 @@ use legatus_core::{
     Attach, Channel, ChannelSender, Control, ControlReceiver, Conversation, Fault, Link, Outcome,
     PendingOutcome, limits,
 };
-use std::sync::Arc;
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
 use super::Client;
-use super::conversation::refused;
+use super::conversation::{Refusal, begin};
 use super::uplink::Uplink;
 
 /// How long a goodbye may take to reach the server.
@@ -217,7 +218,6 @@ impl Kept {
         let requests = self
             .uplink
             .requests(self.open.clone(), is_new, stop.clone());
-        let mut grpc = connection.grpc.clone();
         let taken = CancellationToken::new();
         let Self {
             uplink,
@@ -233,26 +233,22 @@ impl Kept {
         let uncertain = !*kept;
         let resumes = open.attach.as_ref().is_some_and(|attach| attach.resume);
         let replies = async {
-            let mut replies = match grpc.call(requests).await {
-                Ok(response) => response.into_inner(),
-                Err(status) => {
-                    return match refused(connection, &status).await {
-                        // A certificate that is refused now will be later.
-                        Outcome::Unavailable(fault)
-                            if !connection.end.is_about_tls() && !gives_up =>
-                        {
-                            End::Lost(fault.to_string())
-                        }
-                        outcome => End::Outcome(outcome),
+            let mut replies = match begin(connection, requests).await {
+                Ok(replies) => replies,
+                Err(Refusal::Refused(outcome)) => return End::Outcome(outcome),
+                // A certificate that is refused now will be later.
+                Err(Refusal::Lost(error)) => {
+                    return match connection.end.is_about_tls() || gives_up {
+                        true => End::Outcome(Outcome::Unavailable(error.into())),
+                        false => End::Lost(error.chain()),
                     };
                 }
             };
             loop {
-                let part = match replies.message().await {
-                    Ok(reply) => reply.and_then(|CallReply { part }| part),
-                    Err(status) => {
-                        return End::Lost(connection.explain(&status).await.chain());
-                    }
+                let part = match replies.next().await {
+                    Ok(Some(reply)) => CallReply::decode(reply).ok().and_then(|reply| reply.part),
+                    Ok(None) => return End::Lost("the server has ended the connection".to_owned()),
+                    Err(error) => return End::Lost(connection.explain(&error).await.chain()),
                 };
                 match part {
                     Some(call_reply::Part::Message(message)) => {
@@ -293,7 +289,10 @@ impl Kept {
                         uplink.fetched();
                         return End::Outcome(outcome);
                     }
-                    None => return End::Lost("the server has ended the connection".to_owned()),
+                    None => {
+                        let fault = "the server sent a message that this client does not know";
+                        return End::Outcome(Outcome::Lost(Fault::new(fault)));
+                    }
                 }
             }
         };

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use legatus_core::wire::{
     DescribeReply, DescribeRequest, EndSessionRequest, ListSessionsReply, ListSessionsRequest,
 };
-use legatus_core::{Attach, BoxFuture, Caller, Conversation, Fault, Link, Request, limits};
+use legatus_core::{Attach, BoxFuture, Caller, Conversation, Fault, Link, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, watch};
@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::error::ConnectError;
 use self::transport::{ConnectionEnd, Http2};
+use crate::framing::LARGEST;
 use crate::http2 as wire;
 use crate::io::Watched;
 use crate::read_ahead::ReadAhead;
@@ -66,6 +67,9 @@ pub struct ClientOptions {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {
+    /// Carries calls.
+    http2: Http2,
+    /// The rest of the service, over the same connection.
     grpc: LegatusClient<Http2>,
     end: ConnectionEnd,
     endpoint: Endpoint,
@@ -86,16 +90,20 @@ pub struct ModuleCaller {
 }
 
 impl Endpoint {
-    fn origin(&self) -> http::Uri {
+    /// The address of a service there, as HTTP/2 has it.
+    fn uri(&self, path: &'static str) -> http::Uri {
         // The authority matters to nobody here; a name that makes no URI is left out of it.
         let host = if self.host.contains(':') {
             format!("[{}]", self.host)
         } else {
             self.host.clone()
         };
-        let uri = format!("https://{host}:{}", self.port);
-        uri.parse()
-            .unwrap_or_else(|_| http::Uri::from_static("https://legatus"))
+        let authority = format!("{host}:{}", self.port).parse();
+        let uri = http::Uri::builder()
+            .scheme(http::uri::Scheme::HTTPS)
+            .authority(authority.unwrap_or(http::uri::Authority::from_static("legatus")))
+            .path_and_query(path);
+        uri.build().unwrap_or_default()
     }
 }
 
@@ -167,11 +175,12 @@ impl Client {
             .await
             .map_err(|error| ConnectError::from_chain(endpoint, &error))?;
         end.watch(connection);
-        let largest = limits::MESSAGE_BYTES + 64;
-        let grpc = LegatusClient::with_origin(Http2::new(send), endpoint.origin())
-            .max_decoding_message_size(largest)
-            .max_encoding_message_size(largest);
+        let http2 = Http2::new(send);
+        let grpc = LegatusClient::with_origin(http2.clone(), endpoint.uri("/"))
+            .max_decoding_message_size(LARGEST)
+            .max_encoding_message_size(LARGEST);
         Ok(Self {
+            http2,
             grpc,
             end,
             endpoint: endpoint.clone(),
@@ -235,20 +244,25 @@ impl Client {
 
     /// Closes this handle; waits until the connection is closed if it was the last one.
     pub async fn close(self) {
-        let Self { grpc, end, .. } = self;
-        drop(grpc);
+        let Self {
+            http2, grpc, end, ..
+        } = self;
+        drop((http2, grpc));
         tokio::time::timeout(Duration::from_secs(1), end.wait())
             .await
             .ok();
     }
 
     /// Why a request failed: the connection's own error if it had one, for that is the cause.
-    async fn explain(&self, status: &tonic::Status) -> ConnectError {
+    async fn explain(
+        &self,
+        error: &(dyn std::error::Error + Send + Sync + 'static),
+    ) -> ConnectError {
         // The connection's task learns of its end about when the request does.
         let ended = tokio::time::timeout(Duration::from_millis(500), self.end.wait()).await;
         match ended.ok().flatten() {
             Some(reason) => ConnectError::ended(&self.endpoint, reason),
-            None => ConnectError::from_chain(&self.endpoint, status),
+            None => ConnectError::from_chain(&self.endpoint, error),
         }
     }
 }

@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
 
 use crate::chain;
+use crate::framing::Body;
 use crate::io::Watcher;
 use crate::tls::{TlsProblem, explain};
 
@@ -28,7 +28,18 @@ impl Http2 {
     }
 }
 
-impl tower::Service<http::Request<Body>> for Http2 {
+impl Http2 {
+    /// Sends a request, and waits for the beginning of the answer.
+    pub(super) async fn send(
+        &mut self,
+        request: http::Request<Body>,
+    ) -> hyper::Result<http::Response<Incoming>> {
+        self.send.send_request(request).await
+    }
+}
+
+/// What tonic sends.
+impl tower::Service<http::Request<tonic::body::Body>> for Http2 {
     type Response = http::Response<Incoming>;
     type Error = hyper::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
@@ -37,8 +48,8 @@ impl tower::Service<http::Request<Body>> for Http2 {
         self.send.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.send.send_request(request))
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(self.send.send_request(request.map(Body::Service)))
     }
 }
 

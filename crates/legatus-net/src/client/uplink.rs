@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
-use legatus_core::wire::{CallRequest, Empty, Open, call_request::Part};
+use futures_util::{StreamExt as _, stream};
+use legatus_core::wire::{Empty, Open, call_request::Part};
 use legatus_core::{ChannelReceiver, limits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::framing::{Piece, Pieces};
 
 /// Messages are acknowledged after so many bytes or messages: often enough for the other side to
 /// forget them in time, and seldom enough to cost nothing.
@@ -70,7 +72,7 @@ impl Uplink {
         open: Open,
         is_new: bool,
         stop: CancellationToken,
-    ) -> impl Stream<Item = CallRequest> + Send + 'static {
+    ) -> Pieces {
         let cursor = Cursor {
             place: 0,
             knows_place: is_new,
@@ -83,13 +85,12 @@ impl Uplink {
             self.state().untold();
         }
         let uplink = Arc::clone(self);
-        let request = |part| CallRequest { part: Some(part) };
-        let first = stream::iter([request(Part::Open(open))]);
+        let first = stream::iter([Piece::from(Part::Open(open))]);
         let rest = stream::unfold((uplink, cursor), move |(uplink, mut cursor)| async move {
             let part = uplink.next(&mut cursor).await?;
-            Some((request(part), (uplink, cursor)))
+            Some((Piece::from(part), (uplink, cursor)))
         });
-        first.chain(rest)
+        Box::pin(first.chain(rest))
     }
 
     /// One of the other half's messages has come.

@@ -1,5 +1,6 @@
 //! One connection, from TCP over TLS to HTTP/2.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
-use super::{State, plain};
+use super::{State, plain, service};
 use crate::chain;
+use crate::framing;
 use crate::http2 as wire;
 use crate::io::{Watched, Watcher};
 use crate::read_ahead::ReadAhead;
@@ -178,9 +180,14 @@ async fn speak(
     let connection = Arc::new(connection);
     let _closed = connection.closed.clone().drop_guard();
     let shared = Arc::clone(&connection);
-    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&shared));
-        routes.clone().oneshot(request.map(Whole))
+    let serving = Arc::clone(state);
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        answer(
+            request,
+            Arc::clone(&shared),
+            Arc::clone(&serving),
+            routes.clone(),
+        )
     });
     // Controls must find room beside the calls.
     let streams = u32::try_from(state.limits.calls_per_connection)
@@ -230,6 +237,21 @@ async fn speak(
             }
         }
     }
+}
+
+/// Answers one request: a call, or what tonic serves.
+async fn answer(
+    mut request: hyper::Request<hyper::body::Incoming>,
+    connection: Arc<Connection>,
+    state: Arc<State>,
+    routes: Routes,
+) -> Result<hyper::Response<framing::Body>, Infallible> {
+    if request.uri().path() == framing::CALL_PATH {
+        return Ok(service::call(&state, connection, request).await);
+    }
+    request.extensions_mut().insert(connection);
+    let response = routes.oneshot(request.map(Whole)).await?;
+    Ok(response.map(framing::Body::Service))
 }
 
 /// How far a connection's farewell has come.

@@ -7,6 +7,7 @@ mod connection;
 mod keeping;
 mod limits;
 mod pipeline;
+mod replies;
 mod running;
 mod service;
 mod sessions;

@@ -1,36 +1,33 @@
 //! The gRPC service: messages of the wire to calls, and back.
 
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::Stream;
+use hyper::body::Incoming;
 use legatus_core::wire::{
-    CallReply, CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest,
-    EndSessionReply, EndSessionRequest, Limits, ListSessionsReply, ListSessionsRequest, Open,
-    call_reply, call_request,
+    CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest, EndSessionReply,
+    EndSessionRequest, Limits, ListSessionsReply, ListSessionsRequest, Open, call_request,
 };
 use legatus_core::{
-    CallId, Channel, ChannelClosed, ChannelReceiver, ChannelSender, Control, Fault, Outcome,
-    Request, limits,
+    CallId, Channel, ChannelClosed, ChannelSender, Control, Fault, Outcome, Request, limits,
 };
+use prost::Message as _;
 use tokio::sync::oneshot;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::{Code, Request as GrpcRequest, Response, Status, Streaming};
+use tonic::{Request as GrpcRequest, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::State;
 use super::connection::Connection;
-use super::keeping::{Guard, KeptStream};
+use super::keeping::KeptStream;
 use super::limits::InUse;
 use super::pipeline::{Arrived, Input};
+use super::replies;
+use crate::framing::{Body, CONTENT_TYPE, LARGEST, MessageReader, Pieces, ReadError};
 use crate::service::legatus_server::{Legatus, LegatusServer};
-
-/// What surrounds a module message on the wire, at most.
-const OVERHEAD: usize = 64;
 
 /// How long a client may take to tell that an outcome has arrived.
 const FETCH_WITHIN: Duration = Duration::from_secs(30);
@@ -50,8 +47,8 @@ impl Health {
 /// The services of a server: Legatus, health and reflection.
 pub(super) async fn routes(state: Arc<State>) -> (Routes, Health) {
     let legatus = LegatusServer::new(Service { state })
-        .max_decoding_message_size(limits::MESSAGE_BYTES + OVERHEAD)
-        .max_encoding_message_size(limits::MESSAGE_BYTES + OVERHEAD);
+        .max_decoding_message_size(LARGEST)
+        .max_encoding_message_size(LARGEST);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<LegatusServer<Service>>().await;
     let mut routes = Routes::new(legatus).add_service(health);
@@ -74,30 +71,8 @@ pub(super) struct Service {
     state: Arc<State>,
 }
 
-type Replies = Pin<Box<dyn Stream<Item = Result<CallReply, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl Legatus for Service {
-    type CallStream = Replies;
-
-    async fn call(
-        &self,
-        request: GrpcRequest<Streaming<CallRequest>>,
-    ) -> Result<Response<Replies>, Status> {
-        let connection = connection(&request)?;
-        let mut messages = request.into_inner();
-        let first = tokio::time::timeout(self.state.limits.handshake, messages.message());
-        let first = first
-            .await
-            .map_err(|_| Status::deadline_exceeded("no Open came"))??;
-        let Some(call_request::Part::Open(open)) = first.and_then(|first| first.part) else {
-            return Err(Status::invalid_argument(
-                "the first message of a call must be Open",
-            ));
-        };
-        Ok(Response::new(self.start(connection, open, messages)?))
-    }
-
     async fn control(
         &self,
         request: GrpcRequest<ControlRequest>,
@@ -116,9 +91,8 @@ impl Legatus for Service {
         request: GrpcRequest<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsReply>, Status> {
         let connection = connection(&request)?;
-        Ok(Response::new(
-            self.state.list_sessions(&connection.peer).await,
-        ))
+        let listed = self.state.list_sessions(&connection.peer).await;
+        Ok(Response::new(listed))
     }
 
     async fn end_session(
@@ -126,10 +100,9 @@ impl Legatus for Service {
         request: GrpcRequest<EndSessionRequest>,
     ) -> Result<Response<EndSessionReply>, Status> {
         let connection = connection(&request)?;
-        let ended = self
-            .state
-            .end_session(&connection.peer, request.into_inner());
-        Ok(Response::new(ended.await?))
+        let request = request.into_inner();
+        let ended = self.state.end_session(&connection.peer, request).await?;
+        Ok(Response::new(ended))
     }
 
     async fn describe(
@@ -158,14 +131,57 @@ impl Legatus for Service {
     }
 }
 
-impl Service {
+/// Answers a request for `Call`.
+pub(super) async fn call(
+    state: &Arc<State>,
+    connection: Arc<Connection>,
+    request: hyper::Request<Incoming>,
+) -> hyper::Response<Body> {
+    let is_grpc = |kind: &http::HeaderValue| kind.as_bytes().starts_with(CONTENT_TYPE.as_bytes());
+    let kind = request.headers().get(http::header::CONTENT_TYPE);
+    if request.method() != http::Method::POST || !kind.is_some_and(is_grpc) {
+        return Status::invalid_argument("this is no request of gRPC").into_http();
+    }
+    let mut messages = MessageReader::new(request.into_body());
+    let started = match opening(&mut messages, state.limits.handshake).await {
+        Ok(open) => state.start(connection, open, messages),
+        Err(status) => Err(status),
+    };
+    match started {
+        Ok(replies) => {
+            let mut response = hyper::Response::new(Body::reply(replies));
+            let headers = response.headers_mut();
+            headers.insert(http::header::CONTENT_TYPE, CONTENT_TYPE);
+            response
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+/// The first message of a call.
+async fn opening(messages: &mut MessageReader, within: Duration) -> Result<Open, Status> {
+    let first = tokio::time::timeout(within, messages.next())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Open came"))?
+        .map_err(|error| Status::invalid_argument(crate::chain(&error)))?;
+    match first.map(CallRequest::decode) {
+        Some(Ok(CallRequest {
+            part: Some(call_request::Part::Open(open)),
+        })) => Ok(open),
+        _ => Err(Status::invalid_argument(
+            "the first message of a call must be Open",
+        )),
+    }
+}
+
+impl State {
     /// Starts a call in a task of its own: its end is noted even when the caller has gone.
     fn start(
-        &self,
+        self: &Arc<Self>,
         connection: Arc<Connection>,
         mut open: Open,
-        messages: Streaming<CallRequest>,
-    ) -> Result<Replies, Status> {
+        messages: MessageReader,
+    ) -> Result<Pieces, Status> {
         let cancellation = CancellationToken::new();
         let (kept, persistence) = KeptStream::new(&mut open, &connection, &cancellation).unzip();
         let attach = persistence.as_ref().and_then(|kept| kept.attach.clone());
@@ -173,7 +189,7 @@ impl Service {
         let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
         let (sender, receiver) = ours.split();
         let (decide, pending) = oneshot::channel();
-        let replies = Replying::stream(receiver, pending, &cancellation, kept.clone());
+        let replies = replies::stream(receiver, pending, &cancellation, kept.clone());
         let (controls, controlled) = Control::queue();
         let refused = Arc::new(OnceLock::new());
         let arrived = Arrived {
@@ -189,29 +205,25 @@ impl Service {
         };
         // From here on the caller can control the call.
         let resume = arrived.attach.as_ref().is_some_and(|attach| attach.resume);
-        let running = self.state.running.add(
+        let running = self.running.add(
             &arrived.peer,
             &arrived.id,
             controls,
             cancellation.clone(),
             kept.as_ref().map(|kept| (kept.lost.clone(), resume)),
         );
-        let in_use = CallInUse::take(&self.state, &connection);
+        let in_use = CallInUse::take(self, &connection);
         let taken = match (running, in_use) {
             (Some(running), Ok(in_use)) => (running, in_use),
             (None, _) => {
                 let text = format!("a call with the id `{}` is running already", arrived.id);
                 let outcome = Outcome::Failed(Fault::new(text));
-                decide
-                    .send(Some(self.state.refuse(&arrived, None, outcome)))
-                    .ok();
+                decide.send(Some(self.refuse(&arrived, None, outcome))).ok();
                 return Ok(replies);
             }
             (_, Err(fault)) => {
                 let outcome = Outcome::Unavailable(fault);
-                decide
-                    .send(Some(self.state.refuse(&arrived, None, outcome)))
-                    .ok();
+                decide.send(Some(self.refuse(&arrived, None, outcome))).ok();
                 return Ok(replies);
             }
         };
@@ -227,8 +239,8 @@ impl Service {
             controls: controlled,
             persistence,
         };
-        let state = Arc::clone(&self.state);
-        self.state.calls.spawn(async move {
+        let state = Arc::clone(self);
+        self.calls.spawn(async move {
             let given_back_at_the_end = taken;
             let receiving = receive(messages, sender, cancellation, refused, kept.clone());
             let mut receiving = Box::pin(receiving);
@@ -267,7 +279,7 @@ fn shortened(name: String) -> String {
 /// or sends what cannot be taken, the call is cancelled instead. Never returns: the call's end
 /// ends it.
 async fn receive(
-    mut messages: Streaming<CallRequest>,
+    mut messages: MessageReader,
     sender: ChannelSender,
     cancellation: CancellationToken,
     refused: Arc<OnceLock<Fault>>,
@@ -275,19 +287,17 @@ async fn receive(
 ) -> std::convert::Infallible {
     let mut sender = Some(sender);
     loop {
-        let part = match messages.message().await {
-            Ok(Some(request)) => request.part,
-            Ok(None) if kept.is_some() => break,
+        let part = match messages.next().await {
+            Ok(Some(message)) => CallRequest::decode(message).ok().and_then(|call| call.part),
+            // Its stream of replies ends, too, and tells whether that is a goodbye.
+            Ok(None) | Err(ReadError::Reset | ReadError::Failed(_)) if kept.is_some() => break,
             Ok(None) => {
                 sender = None;
                 break;
             }
-            // Its stream of replies ends, too, and tells whether that is a goodbye.
-            Err(status) if kept.is_some() && !is_misuse(&status) => break,
-            Err(status) => {
-                if is_misuse(&status) {
-                    // The first reason is the one.
-                    refused.set(Fault::new(status.message())).ok();
+            Err(error) => {
+                if !matches!(error, ReadError::Reset | ReadError::Failed(_)) {
+                    refused.set(Fault::new(error.to_string())).ok(); // the first reason is the one
                 }
                 cancellation.cancel();
                 break;
@@ -331,14 +341,6 @@ async fn receive(
     std::future::pending().await
 }
 
-/// Whether a stream ended because of what was in it.
-fn is_misuse(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::OutOfRange | Code::Internal | Code::ResourceExhausted
-    )
-}
-
 /// Lets a kept call go when a draining server has waited long enough for it: another one goes on
 /// with it. Never returns.
 async fn let_go(state: &State, kept: Option<&KeptStream>) -> std::convert::Infallible {
@@ -347,107 +349,6 @@ async fn let_go(state: &State, kept: Option<&KeptStream>) -> std::convert::Infal
         kept.lost.cancel();
     }
     std::future::pending().await
-}
-
-/// The server's side of a call's stream: the module's messages, then the outcome. Dropping it
-/// cancels the call: the caller has reset the stream, or its connection is lost.
-struct Replying {
-    receiver: ChannelReceiver,
-    drained: bool,
-    pending: oneshot::Receiver<Option<Outcome>>,
-    told: Option<Option<Outcome>>,
-    finished: bool,
-    /// Tells how far the client's messages have come, if the call is kept; first of all whether it
-    /// is.
-    taken: Option<KeptStream>,
-    is_kept: bool,
-    _at_end: AtEnd,
-}
-
-/// What the end of a call's stream means, unless the call has ended before.
-enum AtEnd {
-    Cancels(#[expect(dead_code, reason = "acts when dropped")] DropGuard),
-    MayBeLost(#[expect(dead_code, reason = "acts when dropped")] Guard),
-}
-
-impl Replying {
-    fn stream(
-        receiver: ChannelReceiver,
-        pending: oneshot::Receiver<Option<Outcome>>,
-        cancellation: &CancellationToken,
-        kept: Option<KeptStream>,
-    ) -> Replies {
-        let at_end = match &kept {
-            None => AtEnd::Cancels(cancellation.clone().drop_guard()),
-            Some(kept) => AtEnd::MayBeLost(Guard(Some(kept.clone()))),
-        };
-        let replying = Self {
-            receiver,
-            drained: false,
-            pending,
-            told: None,
-            finished: false,
-            taken: kept,
-            is_kept: false,
-            _at_end: at_end,
-        };
-        Box::pin(futures_util::stream::unfold(
-            replying,
-            |mut replying| async move {
-                let part = replying.next().await?;
-                let reply = part.map(|part| CallReply { part: Some(part) });
-                Some((reply, replying))
-            },
-        ))
-    }
-
-    async fn next(&mut self) -> Option<Result<call_reply::Part, Status>> {
-        while !self.drained || self.told.is_none() {
-            // Nothing is sent before the client knows where that belongs.
-            let knows = self.is_kept || self.taken.is_none() || self.told.is_some();
-            tokio::select! {
-                biased;
-                taken = next_taken(&mut self.taken) => match taken {
-                    Some(taken) => {
-                        self.is_kept = true;
-                        return Some(Ok(taken));
-                    }
-                    None => self.taken = None,
-                },
-                message = self.receiver.receive(), if !self.drained && knows => match message {
-                    Some(message) => {
-                        return Some(Ok(call_reply::Part::Message(message)));
-                    }
-                    None => self.drained = true,
-                },
-                told = &mut self.pending, if self.told.is_none() => {
-                    let vanished = |_| Some(Outcome::Lost(Fault::new("the server lost the call")));
-                    self.told = Some(told.unwrap_or_else(vanished));
-                    // A Commander may leave someone behind who still holds its channel: nothing
-                    // more is waited for, but what was sent before the outcome is passed on.
-                    self.receiver.close();
-                }
-            }
-        }
-        let told = self.told.take().filter(|_| !self.finished)?;
-        self.finished = true;
-        // Keeps the loop above from waiting if the stream is asked once more.
-        self.told = Some(Some(Outcome::SUCCESS));
-        Some(match told {
-            Some(outcome) => Ok(call_reply::Part::Outcome(outcome.into())),
-            None => Err(Status::unavailable(
-                "the call goes on without this connection",
-            )),
-        })
-    }
-}
-
-/// What is to be told next of the client's messages, waiting for ever where nothing ever is.
-async fn next_taken(kept: &mut Option<KeptStream>) -> Option<call_reply::Part> {
-    match kept {
-        Some(kept) => kept.taken().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// A call's share of the limits; given back when dropped.

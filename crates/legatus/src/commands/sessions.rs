@@ -258,11 +258,14 @@ fn table(sessions: &[Session], now: SystemTime) -> String {
     let rows = sessions.iter().map(|session| {
         let started = Duration::from_millis(session.started_milliseconds);
         let outcome = session.outcome.clone().map(Outcome::from);
-        let state = outcome.map_or("runs".to_owned(), |outcome| match outcome {
-            Outcome::Exit(status) => format!("exit {status}"),
-            Outcome::Signal(signal) => format!("signal {signal}"),
-            other => other.kind().to_owned(),
-        });
+        let state = outcome.map_or_else(
+            || "runs".to_owned(),
+            |outcome| match outcome {
+                Outcome::Exit(status) => format!("exit {status}"),
+                Outcome::Signal(signal) => format!("signal {signal}"),
+                other => other.kind().to_owned(),
+            },
+        );
         [
             session.id.get(..12).unwrap_or(&session.id).to_owned(),
             if session.name.is_empty() {
