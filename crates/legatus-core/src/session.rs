@@ -142,6 +142,12 @@ pub trait Sessions: Send + Sync {
     /// All that there are.
     fn list(&self) -> BoxFuture<'_, Vec<SessionInfo>>;
 
+    /// The ids of all that there may be; cheap.
+    fn ids(&self) -> Vec<String>;
+
+    /// Waits until a call has ended; `None` if it cannot be told how, as when its process was killed.
+    fn watch<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<SessionInfo>>;
+
     /// Cancels a call, or sends a signal (Linux numbering) to what it runs; false if there is none
     /// of that id (or name) and identity; `others`: of any identity.
     fn end<'a>(

@@ -216,10 +216,15 @@ impl Holder {
         if tokio::time::timeout(LOOK, child.wait()).await.is_ok() {
             return false;
         }
+        self.release();
+        true
+    }
+
+    /// Lets the holder end when it wants to; it is reaped then.
+    pub(crate) fn release(&mut self) {
         if let Some(mut child) = self.child.take() {
             tokio::spawn(async move { child.wait().await });
         }
-        true
     }
 
     pub(crate) async fn outcome(&mut self, ended: Ended, call: &Call) -> Outcome {

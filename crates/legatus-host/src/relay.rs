@@ -77,7 +77,9 @@ pub(crate) async fn run(
     .await;
     if let Some(kept) = kept {
         if matches!(ended, Ended::Told(_)) {
-            tokio::spawn(acknowledge(link.control_writer, kept.received, kept.lost));
+            tokio::spawn(acknowledge(link.control_writer, kept.received));
+            // It stays until its outcome was fetched.
+            holder.release();
         } else if ended.may_go_on() && holder.lives_on().await {
             kept.kept.set();
             return Ok(match ended {
@@ -131,18 +133,10 @@ fn start(
 }
 
 /// Tells a holder that its outcome has arrived, so that it may go.
-async fn acknowledge(
-    mut control: OwnedWriteHalf,
-    mut received: watch::Receiver<u64>,
-    lost: CancellationToken,
-) {
+async fn acknowledge(mut control: OwnedWriteHalf, mut received: watch::Receiver<u64>) {
+    // It fails when the client's stream has ended without a word.
     let fetched = async { received.wait_for(|count| *count == FETCHED).await.is_ok() };
-    let fetched = tokio::select! {
-        biased;
-        fetched = tokio::time::timeout(FETCH_WITHIN, fetched) => fetched.unwrap_or(false),
-        () = lost.cancelled() => false,
-    };
-    if fetched {
+    if tokio::time::timeout(FETCH_WITHIN, fetched).await == Ok(true) {
         // A holder that has gone needs no telling.
         frame::write(&mut control, Frame::Received(FETCHED))
             .await

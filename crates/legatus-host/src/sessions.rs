@@ -291,6 +291,26 @@ impl Sessions for SessionFolder {
         })
     }
 
+    fn ids(&self) -> Vec<String> {
+        let places = self.places().unwrap_or_default();
+        places.into_iter().map(|place| place.id).collect()
+    }
+
+    fn watch<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<SessionInfo>> {
+        Box::pin(async move {
+            let place = self
+                .places()
+                .ok()?
+                .into_iter()
+                .find(|place| place.id == id)?;
+            let request = AttachRequest {
+                purpose: Purpose::Watch.into(),
+                ..AttachRequest::default()
+            };
+            Some(info(self.ask(&place, request, &[]).await.ok()?))
+        })
+    }
+
     fn end<'a>(
         &'a self,
         id: &'a str,

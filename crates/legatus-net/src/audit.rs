@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use legatus_core::{CallId, Effects, Outcome, Peer};
+use legatus_core::{CallId, Effects, Outcome};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -36,7 +36,7 @@ pub struct AuditError {
 #[derive(Debug)]
 pub(crate) struct AuditedCall<'a> {
     pub(crate) id: &'a CallId,
-    pub(crate) peer: &'a Peer,
+    pub(crate) identity: &'a str,
     pub(crate) address: &'a str,
     pub(crate) module: &'a str,
     pub(crate) summary: &'a str,
@@ -158,7 +158,7 @@ impl Audit {
             time: Timestamp::now().to_string(),
             event,
             call: call.id.as_str(),
-            identity: call.peer.identity(),
+            identity: call.identity,
             address: call.address,
             module: call.module,
             arguments: call.summary,
@@ -201,10 +201,10 @@ fn open(path: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
 
-    fn call<'a>(id: &'a CallId, peer: &'a Peer) -> AuditedCall<'a> {
+    fn call<'a>(id: &'a CallId, identity: &'a str) -> AuditedCall<'a> {
         AuditedCall {
             id,
-            peer,
+            identity,
             address: "127.0.0.1:1",
             module: "shell",
             summary: "argv [\"uname\"]",
@@ -222,8 +222,8 @@ mod tests {
             }),
         };
         let id = CallId::try_from("a".to_owned()).unwrap();
-        let peer = Peer::assert_verified("ann");
-        let error = full.begin(&call(&id, &peer), false).unwrap_err();
+        let peer = "ann";
+        let error = full.begin(&call(&id, peer), false).unwrap_err();
         assert!(error.to_string().contains("/dev/full"), "{error}");
     }
 
@@ -232,11 +232,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let audit = Audit::open(&folder.path().join("state")).unwrap();
         let id = CallId::try_from("a".to_owned()).unwrap();
-        let peer = Peer::assert_verified("ann\n\"forged\"");
-        audit.begin(&call(&id, &peer), false).unwrap();
+        let peer = "ann\n\"forged\"";
+        audit.begin(&call(&id, peer), false).unwrap();
         let outcome = Outcome::Exit(7);
         audit
-            .end(&call(&id, &peer), &outcome, Usage::default(), false)
+            .end(&call(&id, peer), &outcome, Usage::default(), false)
             .unwrap();
         let text = std::fs::read_to_string(folder.path().join("state/audit.jsonl")).unwrap();
         let lines: Vec<serde_json::Value> = text

@@ -202,7 +202,10 @@ fn control_of(
         Control::Detach => detached.cancel(),
         // Whoever watches just goes.
         Control::Cancel if place.read_only => detached.cancel(),
-        Control::Cancel => session.cancellation.cancel(),
+        Control::Cancel => {
+            session.clients().dismiss();
+            session.cancellation.cancel();
+        }
         _ if place.read_only => {}
         Control::Resize(size) => {
             let smallest = session.clients().resized(place, size);

@@ -31,6 +31,8 @@ pub(super) struct Clients {
     keep: Duration,
     ended: Option<Instant>,
     fetched: Option<Instant>,
+    /// A client has said goodbye to the call itself: nobody wants to know how it ended.
+    dismissed: bool,
     touched: Instant,
     bytes_in: u64,
 }
@@ -88,6 +90,7 @@ impl Clients {
             keep,
             ended: None,
             fetched: None,
+            dismissed: false,
             touched: Instant::now(),
             bytes_in: 0,
         }
@@ -208,6 +211,11 @@ impl Clients {
         })
     }
 
+    /// A client has cancelled the call.
+    pub(super) fn dismiss(&mut self) {
+        self.dismissed = true;
+    }
+
     /// A client is gone, `willingly` or not.
     pub(super) fn gone(&mut self, place: &Place, willingly: bool) {
         let read_only = place.read_only;
@@ -262,6 +270,7 @@ impl Clients {
             return match self.fetched {
                 Some(fetched) if nobody => Fate::FinishAt(fetched),
                 Some(fetched) => Fate::FinishAt(fetched + OTHERS),
+                None if nobody && self.dismissed => Fate::FinishAt(ended),
                 None if nobody => Fate::FinishAt(ended + self.keep),
                 None => Fate::GoesOn,
             };
@@ -428,6 +437,17 @@ mod tests {
         clients.finish(Bytes::new());
         assert_eq!(clients.fate(), Fate::GoesOn);
         clients.received(&place, FETCHED);
+        assert!(matches!(clients.fate(), Fate::FinishAt(at) if at <= Instant::now()));
+    }
+
+    #[test]
+    fn nobody_is_awaited_for_the_outcome_of_a_call_that_its_client_cancelled() {
+        let mut clients = clients();
+        let (place, _) = clients.attach(&wanted("a", false, 0)).unwrap();
+        clients.dismiss();
+        clients.finish(Bytes::new());
+        assert_eq!(clients.fate(), Fate::GoesOn);
+        clients.gone(&place, false);
         assert!(matches!(clients.fate(), Fate::FinishAt(at) if at <= Instant::now()));
     }
 

@@ -88,7 +88,12 @@ fn keeping(arguments: &Arguments, on_terminal: bool) -> Result<Option<Keeping>, 
     };
     let keeping = Keeping {
         linger,
-        keep: arguments.duration("keep")?.unwrap_or(usual.keep),
+        keep: match arguments.duration("keep")? {
+            Some(keep) => keep,
+            None if detached => usual.keep,
+            // Only who has started it will ask.
+            None => linger,
+        },
         name: name.to_owned(),
         replay_bytes,
         terminal: on_terminal,

@@ -151,7 +151,8 @@ fn spec() -> Spec {
             Argument::option(
                 "keep",
                 "DURATION",
-                "Keep how it ended for so long, if nobody is there to see it [default: 24h]",
+                "Keep how it ended for so long, if nobody is there to see it \
+                 [default: 24h if detached, else as --linger]",
             )
             .value(ValueKind::Duration),
             Argument::trailing(

@@ -143,6 +143,7 @@ impl Server {
         for listener in listeners {
             accepting.spawn(accept(listener, Arc::clone(&state), routes.clone()));
         }
+        state.calls.spawn(sessions::note_ends(Arc::clone(&state)));
         let mut connections = Vec::new();
         while let Some(accepted) = accepting.join_next().await {
             connections.extend(accepted.ok());

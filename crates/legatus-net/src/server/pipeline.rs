@@ -97,7 +97,8 @@ impl State {
             duration: begun.elapsed(),
         };
         log_end(&audited, &outcome, usage);
-        let goes_on = arrived.kept.as_ref().is_some_and(Kept::is_set);
+        // Whoever opened a call, or found it without a client, notes its end.
+        let goes_on = arrived.attach.is_some() || arrived.kept.as_ref().is_some_and(Kept::is_set);
         if let Err(error) = self.audit.end(&audited, &outcome, usage, goes_on) {
             tracing::error!(id = %arrived.id, error = %chain(&error), "the end of a call is missing in the audit");
         }
@@ -274,7 +275,7 @@ fn audited<'a>(
 ) -> AuditedCall<'a> {
     AuditedCall {
         id: &arrived.id,
-        peer: &arrived.peer,
+        identity: arrived.peer.identity(),
         address: &arrived.address,
         module: found.map_or(arrived.module.as_str(), |(module, _)| &module.spec().name),
         summary: found.map_or("", |(_, inspection)| cut(&inspection.summary)),
@@ -292,7 +293,7 @@ fn cut(summary: &str) -> &str {
 fn log_end(call: &AuditedCall<'_>, outcome: &Outcome, usage: Usage) {
     tracing::info!(
         id = %call.id,
-        identity = %call.peer,
+        identity = call.identity,
         address = call.address,
         module = call.module,
         arguments = call.summary,

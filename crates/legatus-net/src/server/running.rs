@@ -19,6 +19,8 @@ struct Controls {
     serial: u64,
     sender: ControlSender,
     cancellation: CancellationToken,
+    /// Whether this stream has opened the call, and not come to it later.
+    opened: bool,
     /// Gives the client's stream up, if the call is kept.
     lost: Option<CancellationToken>,
 }
@@ -56,6 +58,7 @@ impl RunningCalls {
             serial,
             sender,
             cancellation,
+            opened: resume != Some(true),
             lost,
         };
         calls.insert(key.clone(), controls);
@@ -78,6 +81,14 @@ impl RunningCalls {
             }
             Some(call) => call.sender.send(control),
         }
+    }
+
+    /// Whether the client that opened a call is there; its end is noted then.
+    pub(super) fn has_opened(&self, id: &str) -> bool {
+        let running = self.lock();
+        running
+            .iter()
+            .any(|((_, running), controls)| running.as_str() == id && controls.opened)
     }
 
     pub(super) fn len(&self) -> usize {

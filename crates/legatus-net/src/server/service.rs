@@ -336,6 +336,8 @@ async fn receive(
             }
         }
     }
+    // Nobody will acknowledge anything any more.
+    drop(kept);
     // Unless it was closed properly, the input stays open until the call has ended.
     let _open = sender;
     std::future::pending().await
