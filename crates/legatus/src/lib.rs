@@ -44,6 +44,11 @@ pub fn main_with(
     connector: &dyn Connector,
     command_line: impl IntoIterator<Item = OsString>,
 ) -> ExitCode {
+    let command_line: Vec<_> = command_line.into_iter().collect();
+    // A server starts one for each session: none of them needs to know all commands.
+    if commands::is_holder(&command_line) {
+        return commands::hold(registry);
+    }
     let command_line = match cli::parse(registry, command_line) {
         Ok(command_line) => command_line,
         Err(error) => return explain(&error),

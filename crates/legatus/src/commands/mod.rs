@@ -9,6 +9,7 @@ mod modules;
 mod pki;
 mod sessions;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -55,6 +56,19 @@ pub(crate) struct Context<'a> {
     pub(crate) connector: &'a dyn Connector,
 }
 
+/// Whether a command line is that by which servers start holders.
+pub(crate) fn is_holder(command_line: &[OsString]) -> bool {
+    matches!(command_line, [_program, word] if word == "holder")
+}
+
+/// Holds a session or a command for the server that has started this process.
+pub(crate) fn hold(registry: &Registry) -> ExitCode {
+    match crate::logging::init("warn", crate::logging::Format::Text) {
+        Ok(()) => legatus_host::holder_main(registry),
+        Err(error) => crate::verdict::tell_error(&error, false),
+    }
+}
+
 /// Does what the command line asks for.
 pub(crate) fn run(
     command_line: CommandLine,
@@ -79,10 +93,7 @@ pub(crate) fn run(
             Fixed::Help(arguments) => help::run(&arguments, &context),
             Fixed::Completions(arguments) => completions::run(&arguments, &context),
             Fixed::Man(arguments) => man::run(&arguments, &context),
-            Fixed::Holder(holder::Arguments {}) => {
-                crate::logging::init("warn", crate::logging::Format::Text)?;
-                Ok(legatus_host::holder_main(registry))
-            }
+            Fixed::Holder(holder::Arguments {}) => Ok(hold(registry)),
         },
     }
 }
