@@ -42,7 +42,10 @@ mod http2 {
 
     /// Bytes of one call that may be on their way to a reader that does not read. At 2 MiB a call
     /// reaches 160 Mbit/s over 100 ms; below a millisecond the window does not limit.
-    pub(crate) const STREAM_WINDOW: u32 = 2 << 20;
+    ///
+    /// It holds eight whole data messages with what surrounds them: a message that only fits in part
+    /// would travel in two frames, and be put together by copying.
+    pub(crate) const STREAM_WINDOW: u32 = (2 << 20) + 8 * 64;
 
     /// Bytes of one HTTP/2 data frame, at most: a data message fits into one frame, and nothing
     /// has to be put together again.

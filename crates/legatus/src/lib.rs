@@ -3,6 +3,7 @@
 //! This is the program as a library. Most who embed Legatus need only what is re-exported here from
 //! the crates below; whoever ships a program of modules of their own calls [`main_with`].
 
+mod allocator;
 pub mod cli;
 mod commands;
 pub mod config;
@@ -30,6 +31,7 @@ pub use network::Network;
 
 /// The program `legatus`, with the built-in modules.
 pub fn main() -> ExitCode {
+    allocator::keep_buffers();
     let registry = match legatus_modules::builtin() {
         Ok(registry) => registry,
         Err(error) => return verdict::tell_error(&error.into(), false),

@@ -14,6 +14,7 @@ const UNSAFE: [&str; 7] = [
     "crates/legatus-host/src/slab.rs",
     "crates/legatus-modules/src/shell/spawn.rs",
     "crates/legatus-modules/src/transfer_file/staged.rs",
+    "crates/legatus/src/allocator.rs",
     "crates/legatus/src/local/input.rs",
     "crates/legatus/src/local/signals.rs",
     "crates/legatus/src/local/terminal.rs",
