@@ -138,7 +138,7 @@ survives_its_server() {
     for ((number = 1; number <= sessions; number++)); do
         run legatus attach "$host" "job$number"
         expect_status $((number % 200))
-        expect_out $'before '$number$'\nafter '$number
+        expect_out "before $number"$'\n'"after $number"
     done
     rm "$work/go"
     await 10 "no holder is left" no_holder_left
@@ -343,7 +343,7 @@ verdicts() {
 verdict_of() {
     local mode=$1 tty=$2 command=$3
     shift 3
-    local call=(--json shell "$host" $tty "$@" --env "CLIENT=@")
+    local call=(--json shell "$host" ${tty:+"$tty"} "$@" --env "CLIENT=@")
     case $mode in
     command) call+=(-- sh -c "$command") ;;
     line) call+=(-c "$command") ;;
@@ -363,7 +363,7 @@ expect_verdict() {
     expect_status "$1"
     local last
     last=$(tail -n 1 "$out")
-    [[ $last == "{\"outcome\":{$2"* ]] || fail "$ran: $last"
+    [[ $last == "{\"outcome\":{$2"* ]] || fail "${ran[*]}: $last"
     same "outcomes" 1 "$(grep -c '^{"outcome"' "$out")"
 }
 
