@@ -4,7 +4,7 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("../../proto");
-    let files = ["shell", "transfer_file", "system"]
+    let files = ["forward", "shell", "transfer_file", "system"]
         .map(|module| root.join(format!("legatus/{module}/v1/{module}.proto")));
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());

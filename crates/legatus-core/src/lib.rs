@@ -19,6 +19,8 @@ mod policy;
 mod registry;
 mod server;
 mod session;
+mod settings;
+mod socket;
 mod spec;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -32,7 +34,8 @@ pub use fault::Fault;
 pub use host::{DEFAULT_PORT, Host, InvalidHost, Location};
 pub use local::{Input, Local, Output, Progress, Stream, Terminal, UserSignal};
 pub use module::{
-    BoxFuture, Caller, Commander, Conversation, Inspection, Link, Module, PendingOutcome, Sender,
+    BoxFuture, Caller, Commander, Conversation, Inspection, Link, Module, Origin, PendingOutcome,
+    Sender,
 };
 pub use outcome::Outcome;
 pub use peer::Peer;
@@ -40,6 +43,8 @@ pub use policy::{Decision, Denied, Pattern, Permit, Policy, Rule};
 pub use registry::{Registry, RegistryError, UnknownModule};
 pub use server::{ServerAccess, ServerControl, ServerFacts};
 pub use session::{Attach, FETCHED, Keeping, Kept, Persistence, SessionInfo, Sessions, Taken};
+pub use settings::Settings;
+pub use socket::{Connection, Listener, SocketName};
 pub use spec::{
     Alias, Argument, ArgumentKind, Effect, Effects, Example, Placement, Spec, Target, Text,
     ValueKind,

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::{BoxFuture, TerminalSize};
+use crate::{BoxFuture, Connection, Listener, SocketName, TerminalSize};
 
 /// One of a Sender's two output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,25 @@ pub trait Local: Send + Sync {
     /// # Errors
     /// Those of `open(2)`, and permission denied where the caller does not offer files.
     fn open(&self, path: &Path, no_follow: bool) -> io::Result<File>;
+
+    /// Listens on a socket of the user's machine.
+    ///
+    /// # Errors
+    /// Those of `bind(2)`, and unsupported where the caller does not offer sockets.
+    fn listen<'a>(&'a self, _at: &'a SocketName) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+
+    /// Connects from the user's machine.
+    ///
+    /// # Errors
+    /// Those of `connect(2)`, and unsupported where the caller does not offer sockets.
+    fn connect<'a>(
+        &'a self,
+        _to: &'a SocketName,
+    ) -> BoxFuture<'a, io::Result<Box<dyn Connection>>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
 
     /// A variable of the user's environment, such as `TERM` or `LANG`.
     fn environment(&self, name: &str) -> Option<OsString>;

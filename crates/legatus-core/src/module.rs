@@ -6,7 +6,8 @@ use std::pin::Pin;
 use tokio::sync::oneshot;
 
 use crate::{
-    Arguments, Call, Channel, ControlSender, Effects, Fault, Local, Outcome, Request, Spec,
+    Arguments, Call, Channel, ControlSender, Effects, Fault, Local, Outcome, Placement, Request,
+    Settings, Spec,
 };
 
 /// A future in a box, so that traits with it can be used behind `dyn`.
@@ -25,6 +26,39 @@ pub trait Module: Send + Sync {
     /// The client half, if it has one.
     fn sender(&self) -> Option<&dyn Sender> {
         None
+    }
+
+    /// Where it comes from; part of the program unless it says something else.
+    fn origin(&self) -> Origin {
+        Origin::default()
+    }
+
+    /// Takes what the server's configuration says to the module, once, before any call. Only the
+    /// server itself is told: what a Commander elsewhere has to know goes into its request
+    /// ([`Commander::admit`]).
+    ///
+    /// # Errors
+    /// When there is a setting that the module does not know, or whose value makes no sense.
+    fn configure(&self, settings: &Settings) -> Result<(), Fault> {
+        settings.check_names(&[])
+    }
+}
+
+/// Where a module comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What runs it.
+    pub kind: &'static str,
+    /// The SHA-256 of a client half that clients may take, in hexadecimal.
+    pub travelling: Option<String>,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self {
+            kind: "built-in",
+            travelling: None,
+        }
     }
 }
 
@@ -46,6 +80,21 @@ pub trait Commander: Send + Sync {
     /// # Errors
     /// When the request cannot be understood.
     fn inspect(&self, request: &Request) -> Result<Inspection, Fault>;
+
+    /// What the server's settings make of a request that policy has permitted: the request that
+    /// [`execute`](Self::execute) gets. Runs in the server.
+    ///
+    /// # Errors
+    /// When the settings forbid it; the outcome is [`Outcome::Denied`].
+    fn admit(&self, request: Request) -> Result<Request, Fault> {
+        Ok(request)
+    }
+
+    /// Where a request runs, if it is not where all of the module's do ([`Spec::placement`]).
+    /// Only a module whose placement is [`Placement::Child`] can have calls that run elsewhere.
+    fn placement(&self, _request: &Request) -> Option<Placement> {
+        None
+    }
 
     /// Does what was asked, speaking to the Sender through `channel`.
     ///

@@ -1,4 +1,7 @@
-//! Resolves names to modules.
+//! Resolves names to modules: built-in ones, and external ones beside them.
+//!
+//! `builtin:NAME` and `VENDOR/NAME` name a module exactly. A plain name means what the operator
+//! prefers, else the built-in module, else the one external module of that name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +17,14 @@ use crate::{Alias, Fault, Module};
 pub struct Registry {
     modules: Vec<Arc<dyn Module>>,
     names: BTreeMap<String, Entry>,
+    /// External modules by their qualified names.
+    external: BTreeMap<String, Entry>,
+    /// Plain names and the qualified ones that the operator prefers for them.
+    preferred: BTreeMap<String, String>,
 }
+
+/// What stands before the name of a built-in module that is meant exactly.
+const BUILTIN: &str = "builtin:";
 
 #[derive(Clone)]
 struct Entry {
@@ -31,22 +41,39 @@ pub enum RegistryError {
     /// Two modules have one name.
     #[error("the modules `{0}` and `{1}` both have the name `{2}`")]
     NameTaken(String, String, String),
+    /// An external module's vendor is malformed.
+    #[error("`{0}` cannot be a module's vendor: vendors have 1 to 64 characters of [a-z0-9-]")]
+    InvalidVendor(String),
 }
 
 /// A name that no module has.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("there is no module `{name}`")]
 pub struct UnknownModule {
     /// The name that was looked up.
     pub name: String,
     /// The known name nearest to it, if one is near.
     pub nearest: Option<String>,
+    /// The qualified names of the modules that could be meant, if they are several.
+    pub claimants: Vec<String>,
+}
+
+impl fmt::Display for UnknownModule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.claimants.is_empty() {
+            return write!(f, "there is no module `{}`", self.name);
+        }
+        let claimants = self.claimants.join("` and `");
+        write!(f, "`{}` could be `{claimants}`", self.name)
+    }
 }
 
 impl From<UnknownModule> for Fault {
     fn from(unknown: UnknownModule) -> Self {
         let fault = Self::new(unknown.to_string());
         match unknown.nearest {
+            _ if !unknown.claimants.is_empty() => {
+                fault.with_hint("name one of them in full, or let the configuration prefer one")
+            }
             Some(nearest) => fault.with_hint(format!("did you mean `{nearest}`?")),
             None => fault.with_hint("`legatus modules list HOST` shows the modules there"),
         }
@@ -90,12 +117,43 @@ impl Registry {
         Ok(())
     }
 
+    /// Adds an external module. Its plain name may be that of a built-in module, which then hides
+    /// it, or that of another external one.
+    ///
+    /// # Errors
+    /// When a name is malformed, or the vendor has a module of that name already.
+    pub fn add_external(
+        &mut self,
+        vendor: &str,
+        module: Arc<dyn Module>,
+    ) -> Result<(), RegistryError> {
+        let name = module.spec().name.to_string();
+        if !is_name(&name) {
+            return Err(RegistryError::InvalidName(name));
+        }
+        if !is_name(vendor) {
+            return Err(RegistryError::InvalidVendor(vendor.to_owned()));
+        }
+        let qualified = format!("{vendor}/{name}");
+        if self.external.contains_key(&qualified) {
+            return Err(RegistryError::NameTaken(
+                qualified.clone(),
+                qualified.clone(),
+                qualified,
+            ));
+        }
+        let alias = None;
+        self.external.insert(qualified, Entry { module, alias });
+        Ok(())
+    }
+
+    /// A plain name means the module of this qualified name from now on.
+    pub fn prefer(&mut self, name: impl Into<String>, qualified: impl Into<String>) {
+        self.preferred.insert(name.into(), qualified.into());
+    }
+
     fn check_name(&self, name: &str, owner: &str) -> Result<(), RegistryError> {
-        let fits = (1..=64).contains(&name.len())
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-        if !fits {
+        if !is_name(name) {
             return Err(RegistryError::InvalidName(name.to_owned()));
         }
         match self.names.get(name) {
@@ -130,10 +188,46 @@ impl Registry {
 
     fn entry(&self, name: &str) -> Result<&Entry, UnknownModule> {
         let wanted = name.to_ascii_lowercase();
-        self.names.get(&wanted).ok_or_else(|| UnknownModule {
+        let unknown = |nearest, claimants| UnknownModule {
             name: name.chars().take(64).collect(),
-            nearest: self.nearest(&wanted),
-        })
+            nearest,
+            claimants,
+        };
+        let target = self.preferred.get(&wanted).unwrap_or(&wanted);
+        if let Some(entry) = self.exact(target) {
+            return Ok(entry);
+        }
+        if target.contains(['/', ':']) {
+            return Err(unknown(None, Vec::new()));
+        }
+        if let Some(entry) = self.names.get(target) {
+            return Ok(entry);
+        }
+        let claimants = self.claimants(target);
+        match claimants.as_slice() {
+            [] => Err(unknown(self.nearest(&wanted), Vec::new())),
+            [(_, entry)] => Ok(*entry),
+            several => {
+                let names = several.iter().map(|(name, _)| (*name).clone());
+                Err(unknown(None, names.collect()))
+            }
+        }
+    }
+
+    /// The module that is named exactly.
+    fn exact(&self, name: &str) -> Option<&Entry> {
+        match name.strip_prefix(BUILTIN) {
+            Some(builtin) => self.names.get(builtin),
+            None => self.external.get(name),
+        }
+    }
+
+    /// The external modules of a plain name.
+    fn claimants(&self, name: &str) -> Vec<(&String, &Entry)> {
+        let external = self.external.iter();
+        external
+            .filter(|(_, entry)| entry.module.spec().name == name)
+            .collect()
     }
 
     /// A name at most a third of its letters away.
@@ -141,17 +235,55 @@ impl Registry {
         if wanted.len() > 64 {
             return None;
         }
+        let external = self
+            .external
+            .values()
+            .map(|entry| &*entry.module.spec().name);
         self.names
             .keys()
+            .map(String::as_str)
+            .chain(external)
             .map(|known| (strsim::damerau_levenshtein(known, wanted), known))
             .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
             .min()
-            .map(|(_, known)| known.clone())
+            .map(|(_, known)| known.to_owned())
     }
 
-    /// The modules in the order of their adding.
+    /// The modules that their plain names mean: built-in ones in the order of their adding, then
+    /// external ones.
     pub fn modules(&self) -> impl Iterator<Item = &Arc<dyn Module>> {
+        let all = self
+            .modules
+            .iter()
+            .chain(self.external.values().map(|entry| &entry.module));
+        all.filter(|module| {
+            let meant = self.resolve(&module.spec().name);
+            meant.is_ok_and(|meant| Arc::ptr_eq(meant, module))
+        })
+    }
+
+    /// The built-in modules, in the order of their adding.
+    pub fn builtin(&self) -> impl Iterator<Item = &Arc<dyn Module>> {
         self.modules.iter()
+    }
+
+    /// All modules by their exact names: `builtin:NAME` and `VENDOR/NAME`.
+    pub fn qualified(&self) -> impl Iterator<Item = (String, &Arc<dyn Module>)> {
+        let builtin = self.modules.iter();
+        let builtin = builtin.map(|module| (format!("{BUILTIN}{}", module.spec().name), module));
+        let external = self.external.iter();
+        builtin.chain(external.map(|(name, entry)| (name.clone(), &entry.module)))
+    }
+
+    /// The same external modules and preferences, beside the modules of another registry.
+    #[must_use]
+    pub fn with_builtin(&self, builtin: &Self) -> Self {
+        Self {
+            modules: builtin.modules.clone(),
+            names: builtin.names.clone(),
+            external: self.external.clone(),
+            preferred: self.preferred.clone(),
+        }
     }
 
     /// All names and aliases, sorted.
@@ -160,6 +292,11 @@ impl Registry {
             .iter()
             .map(|(name, entry)| (name.as_str(), &entry.module, entry.alias.as_ref()))
     }
+}
+
+fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=64).contains(&name.len()) && name.bytes().all(fits)
 }
 
 impl fmt::Debug for Registry {
@@ -223,6 +360,80 @@ mod tests {
         for name in ["transfer-file", "Transfer-File", "CP"] {
             assert_eq!(registry.resolve(name).unwrap().spec().name, "transfer-file");
         }
+    }
+
+    fn external(registry: &mut Registry, vendor: &str, name: &'static str) {
+        registry
+            .add_external(vendor, Arc::new(named(name, &[])))
+            .unwrap();
+    }
+
+    /// The exact name of what a name means.
+    fn meaning(registry: &Registry, name: &str) -> String {
+        let meant = registry.resolve(name).unwrap();
+        let mut all = registry.qualified();
+        all.find(|(_, module)| Arc::ptr_eq(module, meant))
+            .unwrap()
+            .0
+    }
+
+    #[test]
+    fn two_external_modules_of_one_name_are_an_error_that_names_both() {
+        let mut registry = Registry::new();
+        external(&mut registry, "acme", "thumbs");
+        external(&mut registry, "zeta", "thumbs");
+        let error = registry.resolve("thumbs").map(|_| ()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`thumbs` could be `acme/thumbs` and `zeta/thumbs`"
+        );
+        assert_eq!(meaning(&registry, "zeta/thumbs"), "zeta/thumbs");
+        assert_eq!(
+            registry.modules().count(),
+            0,
+            "neither is what the name means"
+        );
+        registry.prefer("thumbs", "acme/thumbs");
+        assert_eq!(meaning(&registry, "thumbs"), "acme/thumbs");
+    }
+
+    #[test]
+    fn a_builtin_module_hides_an_external_one_unless_the_operator_prefers_it() {
+        let mut registry = Registry::new();
+        registry.add(named("shell", &[])).unwrap();
+        external(&mut registry, "acme", "shell");
+        assert_eq!(meaning(&registry, "shell"), "builtin:shell");
+        assert_eq!(meaning(&registry, "acme/shell"), "acme/shell");
+        registry.prefer("shell", "acme/shell");
+        assert_eq!(meaning(&registry, "Shell"), "acme/shell");
+        assert_eq!(meaning(&registry, "builtin:shell"), "builtin:shell");
+        assert_eq!(registry.modules().count(), 1);
+        registry.prefer("shell", "gone/shell");
+        assert!(
+            registry.resolve("shell").is_err(),
+            "what is preferred is not there"
+        );
+    }
+
+    #[test]
+    fn malformed_names_of_external_modules_are_refused() {
+        let mut registry = Registry::new();
+        for (vendor, name) in [
+            ("", "a"),
+            ("a/b", "a"),
+            ("A", "a"),
+            ("a", "a/b"),
+            ("a", ".."),
+        ] {
+            let module = Arc::new(named(name, &[]));
+            assert!(
+                registry.add_external(vendor, module).is_err(),
+                "{vendor} {name}"
+            );
+        }
+        external(&mut registry, "a", "b");
+        let again = registry.add_external("a", Arc::new(named("b", &[])));
+        assert!(matches!(again, Err(RegistryError::NameTaken(..))));
     }
 
     #[test]

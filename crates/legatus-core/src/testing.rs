@@ -75,6 +75,7 @@ pub fn call(
     let permit = Policy::allow_all("test kit")
         .authorise(&peer, module.spec(), inspection.effects)
         .map_err(|denied| Fault::from(&denied))?;
+    let request = commander.admit(request)?;
     let id = CallId::try_from("test".to_owned()).map_err(|error| Fault::new(error.to_string()))?;
     Ok(Call::new(id, peer, permit, request, controls))
 }

@@ -180,7 +180,10 @@ impl From<Attach> for crate::Attach {
 impl From<&dyn crate::Module> for Spec {
     fn from(module: &dyn crate::Module) -> Self {
         let spec = module.spec();
+        let origin = module.origin();
         Self {
+            kind: origin.kind.to_owned(),
+            travelling: origin.travelling.unwrap_or_default(),
             name: spec.name.to_string(),
             aliases: spec
                 .aliases

@@ -115,6 +115,13 @@ fn keep_descriptors_here() {
     unsafe { libc::close_range(3, libc::c_uint::MAX, flag) };
 }
 
+/// Closes all descriptors but the standard ones, in a process that will not execute another program.
+#[expect(unsafe_code, reason = "no safe crate has close_range(2)")]
+pub(crate) fn close_descriptors() {
+    // SAFETY: this is called before anything here has opened one.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
 fn system(doing: &'static str) -> impl Fn(io::Error) -> HolderError {
     move |source| HolderError::System { doing, source }
 }

@@ -9,24 +9,25 @@ use legatus_core::{
 
 use crate::{Launcher, relay};
 
-/// The same modules, those of the placement [`Placement::Child`] isolated by [`isolate`].
+/// The same modules, the built-in ones of the placement [`Placement::Child`] isolated by
+/// [`isolate`].
 ///
 /// # Errors
 /// None that adding the modules to `registry` has not told already.
 pub fn isolate_all(registry: &Registry, launcher: Launcher) -> Result<Registry, RegistryError> {
     let launcher = Arc::new(launcher);
     let mut isolated = Registry::new();
-    for module in registry.modules() {
+    for module in registry.builtin() {
         match module.spec().placement {
             Placement::Server => isolated.add_shared(Arc::clone(module))?,
             Placement::Child => isolated.add(isolate(Arc::clone(module), Arc::clone(&launcher)))?,
         }
     }
-    Ok(isolated)
+    Ok(registry.with_builtin(&isolated))
 }
 
-/// The same module with a Commander that runs in a holder, a process of its own for each call.
-/// Requests are still inspected in the server, before anything is started.
+/// The same module with a Commander that runs in a holder, a process of its own for each call,
+/// unless it says of a request that it needs no rights of its own. Requests are still inspected in the server, before anything is started.
 ///
 /// The child must know a module of the same name, see [`holder_main`](crate::holder_main).
 pub fn isolate(module: Arc<dyn Module>, launcher: Arc<Launcher>) -> impl Module {
@@ -60,7 +61,19 @@ impl Commander for Isolated {
         }
     }
 
+    fn admit(&self, request: Request) -> Result<Request, Fault> {
+        match self.module.commander() {
+            Some(commander) => commander.admit(request),
+            None => Ok(request),
+        }
+    }
+
     fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
+        if let Some(commander) = self.module.commander()
+            && commander.placement(&call.request) == Some(Placement::Server)
+        {
+            return commander.execute(call, channel);
+        }
         let module = &self.module.spec().name;
         Box::pin(relay::run(&self.launcher, module, call, channel))
     }

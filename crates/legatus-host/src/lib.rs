@@ -8,6 +8,7 @@
 
 mod child;
 mod descriptors;
+pub mod external;
 mod frame;
 mod holder;
 mod isolated;

@@ -3,7 +3,8 @@
 //! A new module is one new file and one line in [`builtin`].
 
 mod echo;
-mod shell;
+pub mod forward;
+pub mod shell;
 mod system;
 mod transfer_file;
 
@@ -16,6 +17,7 @@ use legatus_core::{Registry, RegistryError};
 pub fn builtin() -> Result<Registry, RegistryError> {
     let mut registry = Registry::new();
     registry.add(echo::module())?;
+    registry.add(forward::module())?;
     registry.add(shell::module())?;
     registry.add(system::module())?;
     registry.add(transfer_file::module())?;

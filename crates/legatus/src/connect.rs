@@ -17,6 +17,25 @@ pub trait Connector: Send + Sync {
         module: &'a str,
     ) -> BoxFuture<'a, Result<Box<dyn Caller>, ConnectFailure>>;
 
+    /// Connects to a host, for calls of several modules, in their order. They share one connection
+    /// where that is possible.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`].
+    fn connect_for<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+        modules: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<Box<dyn Caller>>, ConnectFailure>> {
+        Box::pin(async move {
+            let mut callers = Vec::new();
+            for module in modules {
+                callers.push(self.connect(host, module).await?);
+            }
+            Ok(callers)
+        })
+    }
+
     /// Connects to a host and asks what it is and what it offers.
     ///
     /// # Errors

@@ -16,6 +16,8 @@ use crate::cli;
 pub struct Invocation {
     /// The module.
     pub module: Arc<dyn Module>,
+    /// The name that the server gets: an exact one if the user wrote one.
+    pub name: String,
     /// The host to call it on.
     pub host: Host,
     /// Its arguments.
@@ -37,6 +39,7 @@ impl Invocation {
     /// Reads what was matched by the module's subcommand, which was called by `alias` if that is
     /// given.
     pub(crate) fn new(
+        called: &str,
         module: &Arc<dyn Module>,
         alias: Option<&Alias>,
         matches: &ArgMatches,
@@ -57,6 +60,11 @@ impl Invocation {
         };
         Ok(Self {
             module: Arc::clone(module),
+            name: if called.contains(['/', ':']) {
+                called.to_owned()
+            } else {
+                spec.name.to_string()
+            },
             host,
             arguments,
         })

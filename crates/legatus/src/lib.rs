@@ -10,10 +10,12 @@ pub mod config;
 pub mod connect;
 mod console;
 pub mod environment;
+mod external;
 pub mod invocation;
 pub mod local;
 pub mod logging;
 mod network;
+mod rsh;
 mod serve;
 pub mod verdict;
 
@@ -21,6 +23,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use legatus_core::Registry;
+use legatus_host::external::Catalogue;
 
 pub use legatus_core as core;
 pub use legatus_modules as modules;
@@ -36,7 +39,21 @@ pub fn main() -> ExitCode {
         Ok(registry) => registry,
         Err(error) => return verdict::tell_error(&error.into(), false),
     };
-    main_with(&registry, &Network::new(&registry), std::env::args_os())
+    let words: Vec<_> = std::env::args_os().collect();
+    let catalogue = match external::of_command_line(&words) {
+        Ok(catalogue) => catalogue,
+        Err(error) => return verdict::tell_error(&error, false),
+    };
+    let registry = match &catalogue {
+        Some(catalogue) => catalogue.registry(&registry),
+        None => registry,
+    };
+    run(
+        &registry,
+        &Network::new(&registry),
+        catalogue.as_ref(),
+        words,
+    )
 }
 
 /// The program with these modules and this way to reach hosts; `command_line` begins with the
@@ -46,17 +63,35 @@ pub fn main_with(
     connector: &dyn Connector,
     command_line: impl IntoIterator<Item = OsString>,
 ) -> ExitCode {
+    run(registry, connector, None, command_line)
+}
+
+fn run(
+    registry: &Registry,
+    connector: &dyn Connector,
+    catalogue: Option<&Catalogue>,
+    command_line: impl IntoIterator<Item = OsString>,
+) -> ExitCode {
     let command_line: Vec<_> = command_line.into_iter().collect();
     // A server starts one for each session: none of them needs to know all commands.
     if commands::is_holder(&command_line) {
         return commands::hold(registry);
+    }
+    if let Some(words) = rsh::words(&command_line) {
+        let context = rsh::Context {
+            globals: &cli::Globals::default(),
+            environment: &environment::Environment::Process,
+            registry,
+            connector,
+        };
+        return rsh::main(words, &context);
     }
     let command_line = match cli::parse(registry, command_line) {
         Ok(command_line) => command_line,
         Err(error) => return explain(&error),
     };
     let json = command_line.globals.json;
-    match commands::run(command_line, registry, connector) {
+    match commands::run(command_line, registry, connector, catalogue) {
         Ok(status) => status,
         Err(error) => verdict::tell_error(&error, json),
     }

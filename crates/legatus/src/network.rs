@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use legatus_core::wire::{DescribeReply, ListSessionsReply};
-use legatus_core::{BoxFuture, Caller, Fault, Registry};
+use legatus_core::{BoxFuture, Caller, Connection, Fault, Outcome, Registry, SocketName};
+use legatus_modules::forward;
 use legatus_net::tls::{ClientTls, PairSource, PemSource, RootSource, TlsError};
 use legatus_net::{Client, ClientOptions, Endpoint as Address};
 
@@ -34,19 +35,55 @@ impl<'a> Network<'a> {
         }
     }
 
-    async fn client(&self, host: &ResolvedHost) -> Result<Client, ConnectFailure> {
-        let (address, tls) = self.way_to(host).map_err(ConnectFailure::Unavailable)?;
-        let options = ClientOptions {
-            tls,
-            connect_timeout: host.connect_timeout,
+    /// A connection to a host, through others if it has to be.
+    fn client<'b>(
+        &'b self,
+        host: &'b ResolvedHost,
+    ) -> BoxFuture<'b, Result<Client, ConnectFailure>> {
+        Box::pin(async move {
+            let (address, tls) = self.way_to(host).map_err(ConnectFailure::Unavailable)?;
+            let options = ClientOptions {
+                tls,
+                connect_timeout: host.connect_timeout,
+            };
+            let connected = match &host.via {
+                None => Client::connect(&address, &options).await,
+                Some(jump) => {
+                    let stream = self.through(jump, &address).await?;
+                    Client::connect_over(stream, &address, &options).await
+                }
+            };
+            connected.map_err(|error| ConnectFailure::Unavailable(error.into()))
+        })
+    }
+
+    /// A stream to an address that another host reaches. That host sees only what TLS leaves to
+    /// be seen.
+    async fn through(
+        &self,
+        jump: &ResolvedHost,
+        to: &Address,
+    ) -> Result<impl Connection + use<>, ConnectFailure> {
+        let caller = self.client(jump).await?.module(forward::NAME);
+        let to = SocketName::Tcp {
+            host: to.host.clone(),
+            port: to.port,
         };
-        Client::connect(&address, &options)
-            .await
-            .map_err(|error| ConnectFailure::Unavailable(error.into()))
+        forward::dial(&caller, to).await.map_err(|outcome| {
+            let told = outcome.fault().map_or("the call ended", Fault::message);
+            let fault = Fault::new(format!("through {}: {told}", jump.name));
+            match outcome {
+                Outcome::Denied(_) => ConnectFailure::Denied(fault),
+                _ => ConnectFailure::Unavailable(fault),
+            }
+        })
     }
 
     fn way_to(&self, host: &ResolvedHost) -> Result<(Address, Arc<ClientTls>), Fault> {
         match &host.endpoint {
+            Endpoint::Embedded if host.via.is_some() => {
+                Err(Fault::new("`local` is reached through no other host"))
+            }
             Endpoint::Embedded => self.embedded(),
             Endpoint::Remote(remote) => {
                 let address = Address {
@@ -85,6 +122,18 @@ impl Connector for Network<'_> {
         Box::pin(async move {
             let client = self.client(host).await?;
             Ok(Box::new(client.module(module)) as Box<dyn Caller>)
+        })
+    }
+
+    fn connect_for<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+        modules: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<Box<dyn Caller>>, ConnectFailure>> {
+        Box::pin(async move {
+            let client = self.client(host).await?;
+            let caller = |name: &&str| Box::new(client.module(name)) as Box<dyn Caller>;
+            Ok(modules.iter().map(caller).collect())
         })
     }
 

@@ -57,6 +57,18 @@ impl Account {
         self
     }
 
+    /// Refuses to run as somebody else than the caller expects.
+    pub(super) fn expect(&self, user: &[u8]) -> Result<(), Fault> {
+        if user.is_empty() || user == self.name.as_bytes() {
+            return Ok(());
+        }
+        let (wanted, own) = (super::request::quoted(user), self.name.display());
+        Err(
+            Fault::new(format!("your calls run as `{own}` there, not as {wanted}"))
+                .with_hint("leave the user out, or ask whoever keeps the server"),
+        )
+    }
+
     /// The environment of a fresh login; nothing of the server's is in it.
     pub(super) fn environment(&self) -> [(&'static str, OsString); 5] {
         [

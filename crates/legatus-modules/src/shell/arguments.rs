@@ -44,12 +44,13 @@ pub(super) fn request(arguments: &Arguments, local: &dyn Local) -> Result<Asked,
     let is_shown = local
         .terminal()
         .is_some_and(|terminal| terminal.shows_output());
-    let interactive = matches!(mode, Mode::Login(_)) && is_shown;
+    let interactive = matches!(mode, Mode::Login(_)) && is_shown && !arguments.is_given("no-tty");
     let on_terminal = interactive || arguments.is_given("tty");
     let request = Request {
         environment: environment(arguments, local)?,
         directory: bytes(arguments.last("cwd").unwrap_or_default()),
         terminal: on_terminal.then(|| terminal(local)),
+        user: bytes(arguments.last("user").unwrap_or_default()),
         mode: Some(mode),
     };
     let mut request = CoreRequest::from_body(request.encode_to_vec());
@@ -107,6 +108,9 @@ fn mode(arguments: &Arguments) -> Result<Mode, Fault> {
     if arguments.is_given("interpreter") && !arguments.is_given("script") {
         return Err(Fault::new("--interpreter runs a script, and none is given")
             .with_hint("add --script FILE"));
+    }
+    if let Some(name) = arguments.last("subsystem") {
+        return Ok(Mode::Subsystem(bytes(name)));
     }
     match (arguments.last("command"), arguments.last("script")) {
         (Some(_), Some(_)) => Err(Fault::new("--command and --script exclude each other")),

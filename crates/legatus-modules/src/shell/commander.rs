@@ -108,6 +108,7 @@ fn start(
 ) -> Result<(Running, Option<String>), NotRun> {
     let accepted = configured.variables.clone();
     let account = Account::current()?.configured(configured);
+    account.expect(&request.user)?;
     let (surroundings, notice) = surroundings(&request, &account, mark, accepted.as_deref())?;
     let program = Program::new(request.mode, script, &account)?;
     match spawn(&program, &surroundings) {

@@ -16,6 +16,7 @@ mod script;
 mod sender;
 mod signals;
 mod spawn;
+mod subsystems;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -26,19 +27,31 @@ mod messages {
     include!(concat!(env!("OUT_DIR"), "/legatus.shell.v1.rs"));
 }
 
+use std::sync::OnceLock;
+
 use legatus_core::{
     Argument, Arguments, Attach, BoxFuture, Call, Caller, Channel, Commander, Effects, Example,
-    Fault, Inspection, Local, Module, Outcome, Placement, Request, Sender, Spec, ValueKind,
+    Fault, Inspection, Local, Module, Outcome, Placement, Request, Sender, Settings, Spec,
+    ValueKind,
 };
+use subsystems::Subsystems;
 use tracing::Instrument;
+
+/// The module's name.
+pub const NAME: &str = "shell";
 
 /// The module `shell`.
 pub(crate) fn module() -> impl Module {
-    Shell { spec: spec() }
+    Shell {
+        spec: spec(),
+        subsystems: OnceLock::new(),
+    }
 }
 
 struct Shell {
     spec: Spec,
+    /// Set by the server's configuration.
+    subsystems: OnceLock<Subsystems>,
 }
 
 impl Module for Shell {
@@ -53,6 +66,13 @@ impl Module for Shell {
     fn sender(&self) -> Option<&dyn Sender> {
         Some(self)
     }
+
+    fn configure(&self, settings: &Settings) -> Result<(), Fault> {
+        let subsystems = Subsystems::from_settings(settings)?;
+        self.subsystems
+            .set(subsystems)
+            .map_err(|_| Fault::new("the module is configured already"))
+    }
 }
 
 impl Commander for Shell {
@@ -62,6 +82,11 @@ impl Commander for Shell {
             effects: Effects::EXEC,
             summary: request::summary(&request),
         })
+    }
+
+    fn admit(&self, request: Request) -> Result<Request, Fault> {
+        let subsystems = self.subsystems.get_or_init(Subsystems::default);
+        subsystems.resolve(request)
     }
 
     fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
@@ -92,7 +117,7 @@ impl Sender for Shell {
 
 fn spec() -> Spec {
     Spec {
-        name: "shell".into(),
+        name: NAME.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         summary: "Run a command, a script or an interactive shell".into(),
         description: "Without a command it opens the user's login shell, on a terminal if there \
@@ -110,6 +135,12 @@ fn spec() -> Spec {
                 .short('c')
                 .conflicts(&["script", "argument"]),
             Argument::option(
+                "subsystem",
+                "NAME",
+                "Run what the server has under this name, such as sftp",
+            )
+            .conflicts(&["command", "script", "argument"]),
+            Argument::option(
                 "script",
                 "FILE",
                 "Run a script from here; what follows `--` are its arguments",
@@ -121,6 +152,13 @@ fn spec() -> Spec {
                 "Run the script with this program instead of the one in its first line",
             ),
             Argument::flag("tty", "Run on a terminal even if a command is given").short('t'),
+            Argument::flag(
+                "no-tty",
+                "Run without a terminal even if it is a login shell",
+            )
+            .short('T')
+            .conflicts(&["tty"]),
+            Argument::option("user", "NAME", "Fail if calls run as somebody else there"),
             Argument::option(
                 "env",
                 "NAME=VALUE",

@@ -68,7 +68,8 @@ impl Program {
                 vec!["-c".into(), word(&line)],
             )),
             (Some(Mode::Login(_)), _) => Ok(Self::of_shell(account, true, Vec::new())),
-            (Some(Mode::Script(_)) | None, _) => {
+            // A server replaces a subsystem by its command (`subsystems::resolve`).
+            (Some(Mode::Script(_) | Mode::Subsystem(_)) | None, _) => {
                 Err(Fault::new("the request does not say what to run"))
             }
         }

@@ -19,6 +19,7 @@ pub(super) fn decode(request: &CoreRequest) -> Result<Request, Fault> {
         None => return Err(Fault::new("the request does not say what to run")),
         Some(Mode::Login(_)) => Vec::new(),
         Some(Mode::Line(line)) => vec![line],
+        Some(Mode::Subsystem(name)) => vec![name],
         Some(Mode::Command(command)) if command.arguments.is_empty() => {
             return Err(Fault::new("the request names no program"));
         }
@@ -31,7 +32,9 @@ pub(super) fn decode(request: &CoreRequest) -> Result<Request, Fault> {
     let variables = request.environment.iter();
     let variables = variables.flat_map(|variable| [&variable.name, &variable.value]);
     let kind = request.terminal.as_ref().map(|terminal| &terminal.kind);
-    let rest = variables.chain([&request.directory]).chain(kind);
+    let rest = variables
+        .chain([&request.directory, &request.user])
+        .chain(kind);
     if strings
         .into_iter()
         .chain(rest)
@@ -57,6 +60,7 @@ pub(super) fn summary(request: &Request) -> String {
         Some(Mode::Login(_)) => "login shell".to_owned(),
         Some(Mode::Command(command)) => format!("argv {}", list(&command.arguments)),
         Some(Mode::Line(line)) => format!("line {}", quoted(line)),
+        Some(Mode::Subsystem(name)) => format!("subsystem {}", quoted(name)),
         Some(Mode::Script(script)) => {
             let mut text = format!("script {}", quoted(&script.name));
             if !script.interpreter.is_empty() {

@@ -131,25 +131,46 @@ impl Client {
     ) -> Result<Self, ConnectError> {
         let connecting = async {
             let stream = dial(endpoint, options.connect_timeout).await?;
-            let failed = |error: TlsError| ConnectError::from_chain(endpoint, &error);
-            let name = tls::server_name(&endpoint.server_name).map_err(failed)?;
-            let stream = tls::connect(options.tls.config(), name, ReadAhead::new(stream))
-                .await
-                .map_err(failed)?;
-            let client = Self::over(stream, endpoint).await?;
+            let client = Self::handshake(stream, endpoint, options).await?;
             Ok(Self {
                 way: Some(Arc::new((endpoint.clone(), options.clone()))),
                 ..client
             })
         };
-        let timeout = options.connect_timeout;
-        match tokio::time::timeout(timeout, connecting).await {
-            Ok(connected) => connected,
-            Err(_) => Err(ConnectError::TimedOut {
-                endpoint: endpoint.to_string(),
-                seconds: timeout.as_secs_f64(),
-            }),
-        }
+        in_time(connecting, endpoint, options).await
+    }
+
+    /// Connects by mutual TLS over a stream that leads to the server, such as one through another
+    /// host.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_over<S>(
+        stream: S,
+        endpoint: &Endpoint,
+        options: &ClientOptions,
+    ) -> Result<Self, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connecting = Self::handshake(stream, endpoint, options);
+        in_time(connecting, endpoint, options).await
+    }
+
+    async fn handshake<S>(
+        stream: S,
+        endpoint: &Endpoint,
+        options: &ClientOptions,
+    ) -> Result<Self, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let failed = |error: TlsError| ConnectError::from_chain(endpoint, &error);
+        let name = tls::server_name(&endpoint.server_name).map_err(failed)?;
+        let stream = tls::connect(options.tls.config(), name, ReadAhead::new(stream))
+            .await
+            .map_err(failed)?;
+        Self::over(stream, endpoint).await
     }
 
     /// Speaks to a server over any reliable stream on which both sides are verified already.
@@ -305,6 +326,22 @@ impl Caller for ModuleCaller {
             self.client.tasks.wait().await;
             self.client.close().await;
         })
+    }
+}
+
+/// What connecting comes to within the time that it may take.
+async fn in_time(
+    connecting: impl Future<Output = Result<Client, ConnectError>>,
+    endpoint: &Endpoint,
+    options: &ClientOptions,
+) -> Result<Client, ConnectError> {
+    let timeout = options.connect_timeout;
+    match tokio::time::timeout(timeout, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(ConnectError::TimedOut {
+            endpoint: endpoint.to_string(),
+            seconds: timeout.as_secs_f64(),
+        }),
     }
 }
 

@@ -79,7 +79,7 @@ pub struct ServerHandle {
 /// What all connections of a server share.
 pub(crate) struct State {
     this: Weak<Self>,
-    registry: Registry,
+    registry: ArcSwap<Registry>,
     policy: ArcSwap<Policy>,
     audit: Audit,
     tls: Arc<ServerTls>,
@@ -105,7 +105,7 @@ impl Server {
     pub fn new(options: ServerOptions) -> Self {
         let state = |this: &Weak<State>| State {
             this: Weak::clone(this),
-            registry: options.registry,
+            registry: ArcSwap::from_pointee(options.registry),
             policy: ArcSwap::from_pointee(options.policy),
             audit: options.audit,
             tls: options.tls,
@@ -189,6 +189,11 @@ impl ServerHandle {
         self.state.policy.store(Arc::new(policy));
     }
 
+    /// Puts other modules in the place of those that there were, for calls from now on.
+    pub fn set_modules(&self, registry: Registry) {
+        self.state.registry.store(Arc::new(registry));
+    }
+
     /// Opens the audit again, after it was rotated away.
     ///
     /// # Errors
@@ -232,8 +237,8 @@ fn plain(address: SocketAddr) -> SocketAddr {
 
 impl ServerControl for State {
     fn facts(&self) -> ServerFacts {
-        let commanders = self
-            .registry
+        let registry = self.registry.load();
+        let commanders = registry
             .modules()
             .filter(|module| module.commander().is_some());
         ServerFacts {

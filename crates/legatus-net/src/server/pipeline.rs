@@ -120,8 +120,8 @@ impl State {
                 fault.with_hint("try again in a moment"),
             ));
         }
-        let module = self
-            .registry
+        let registry = self.registry.load();
+        let module = registry
             .resolve(&arrived.module)
             .map_err(|unknown| Outcome::Unavailable(unknown.into()))?;
         let spec = module.spec();
@@ -173,9 +173,15 @@ impl State {
         module: &Arc<dyn Module>,
         arrived: &Arrived,
         permit: Permit,
-        input: Input,
+        mut input: Input,
         summary: String,
     ) -> Outcome {
+        if let Some(commander) = module.commander() {
+            match commander.admit(input.request) {
+                Ok(request) => input.request = request,
+                Err(fault) => return Outcome::Denied(fault),
+            }
+        }
         let cancellation = arrived.cancellation.clone();
         let (id, peer) = (arrived.id.clone(), arrived.peer.clone());
         let mut call = Call::new(id, peer, permit, input.request, input.controls);

@@ -112,7 +112,8 @@ impl Legatus for Service {
         let connection = connection(&request)?;
         let limits = &self.state.limits;
         let bounded = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let modules = self.state.registry.modules();
+        let registry = self.state.registry.load_full();
+        let modules = registry.modules();
         Ok(Response::new(DescribeReply {
             host: rustix::system::uname()
                 .nodename()

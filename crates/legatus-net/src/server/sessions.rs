@@ -24,6 +24,7 @@ impl State {
             session.identity == peer.identity()
                 || self
                     .registry
+                    .load()
                     .resolve(&session.module)
                     .is_ok_and(|module| policy.reaches_others(peer, module.spec()))
         };
@@ -116,7 +117,7 @@ impl State {
         else {
             return;
         };
-        let module = self.registry.resolve(&session.module).ok();
+        let module = self.registry.load().resolve(&session.module).ok().cloned();
         let call = AuditedCall {
             id: &id,
             identity: &session.identity,

@@ -8,16 +8,16 @@ use legatus_core::{Argument, ArgumentKind, Spec};
 use thiserror::Error;
 
 /// Names that are subcommands now or will be, and so no module's.
-const RESERVED: [&str; 15] = [
+const RESERVED: &[&str] = &[
     "attach",
     "client",
     "completions",
     "end",
-    "forward",
     "help",
     "holder",
     "local",
     "man",
+    "module-host",
     "modules",
     "pki",
     "rsh",
@@ -51,6 +51,11 @@ pub(crate) fn check(root: &Command, spec: &Spec) -> Result<(), UnusableSpec> {
             return Err(UnusableSpec::Reserved(name.to_owned()));
         }
     }
+    check_arguments(root, spec)
+}
+
+/// Whether a spec's arguments can be those of a subcommand, whatever its name.
+pub(crate) fn check_arguments(root: &Command, spec: &Spec) -> Result<(), UnusableSpec> {
     check_names(root, &spec.arguments)?;
     check_places(&spec.arguments)?;
     check_conflicts(&spec.arguments)

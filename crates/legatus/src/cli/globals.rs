@@ -8,6 +8,7 @@ use clap::{ArgAction, Args};
 use legatus_core::Arguments;
 
 use crate::environment;
+use crate::external::ModuleFlags;
 
 /// The flags that every subcommand takes, before or after its name.
 #[derive(Args, Clone, Debug, Default)]
@@ -76,6 +77,10 @@ pub struct Globals {
         help = environment::LOG.flag_help()
     )]
     pub log_level: Option<String>,
+
+    /// External modules.
+    #[command(flatten)]
+    pub modules: ModuleFlags,
 }
 
 /// A length of time as [`Arguments::duration`] reads it.

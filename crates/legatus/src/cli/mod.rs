@@ -53,6 +53,18 @@ pub fn command(registry: &Registry) -> Command {
             root = root.subcommands(module::commands(spec).map(order));
         }
     }
+    // Exact names are understood, but not shown.
+    for (name, module) in registry.qualified() {
+        let spec = module.spec();
+        let checked = if name.contains('/') {
+            check::check_arguments(&fixed, spec)
+        } else {
+            check::check(&fixed, spec)
+        };
+        if module.sender().is_some() && checked.is_ok() {
+            root = root.subcommand(module::exact(spec, &name));
+        }
+    }
     root
 }
 
@@ -106,7 +118,7 @@ fn task(
     }
     let resolved = registry.resolve_alias(name);
     let (module, alias) = resolved.map_err(|unknown| no_module(command, &unknown))?;
-    let invocation = Invocation::new(module, alias, of_module).map_err(|error| {
+    let invocation = Invocation::new(name, module, alias, of_module).map_err(|error| {
         let usage = command.find_subcommand_mut(name);
         let kind = ErrorKind::ValueValidation;
         match usage {

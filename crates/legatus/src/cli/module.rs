@@ -33,6 +33,12 @@ pub(crate) fn commands(spec: &Spec) -> impl Iterator<Item = Command> {
     std::iter::once(own).chain(others)
 }
 
+/// The subcommand of a module's exact name.
+pub(crate) fn exact(spec: &Spec, name: &str) -> Command {
+    let command = command(spec, name, &[]).about(spec.summary.to_string());
+    command.hide(true)
+}
+
 fn is_plain(alias: &Alias) -> bool {
     alias.arguments.is_empty()
 }

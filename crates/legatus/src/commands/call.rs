@@ -16,12 +16,14 @@ use crate::verdict;
 pub(crate) fn run(invocation: Invocation, context: &Context<'_>) -> anyhow::Result<ExitCode> {
     let Invocation {
         module,
+        name,
         host,
         arguments,
     } = invocation;
     drive(&host, context, async |host, connector, local| {
         call(
             module.as_ref(),
+            &name,
             host,
             connector,
             local,
@@ -60,12 +62,12 @@ pub(super) fn drive(
 /// Connects and lets the module's Sender do its work; ends when all output has been written, too.
 pub(super) async fn call(
     module: &dyn Module,
+    name: &str,
     host: &ResolvedHost,
     connector: &dyn Connector,
     local: &ProcessLocal,
     work: impl AsyncFnOnce(&dyn Sender, &dyn Caller) -> Result<Outcome, Fault>,
 ) -> Outcome {
-    let name = &module.spec().name;
     let Some(sender) = module.sender() else {
         return Outcome::Failed(Fault::new(format!(
             "the module `{name}` has no client half here"

@@ -14,10 +14,12 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use legatus_core::Registry;
+use legatus_host::external::Catalogue;
 
 use crate::cli::{CommandLine, Globals, Task};
 use crate::connect::Connector;
 use crate::environment::Environment;
+use crate::rsh;
 use crate::serve::{self, ServeArguments};
 
 /// The program's own subcommands.
@@ -28,6 +30,10 @@ pub enum Fixed {
     /// Make and show certificates
     #[command(subcommand)]
     Pki(pki::PkiCommand),
+    /// Run commands with ssh's command line, for programs that call ssh
+    Rsh(rsh::Arguments),
+    /// Put an `ssh` that is this program into a folder, for programs that look in PATH only
+    LinkSsh(rsh::LinkArguments),
     /// Show the modules, here or on a host
     Modules(modules::Arguments),
     /// List the sessions on a host: calls that run on without a connection
@@ -46,6 +52,9 @@ pub enum Fixed {
     /// Hold a session or a command for a server
     #[command(hide = true)]
     Holder(holder::Arguments),
+    /// Run one external module's native code
+    #[command(hide = true)]
+    ModuleHost(holder::Arguments),
 }
 
 /// What every subcommand may use.
@@ -54,6 +63,8 @@ pub(crate) struct Context<'a> {
     pub(crate) environment: &'a Environment,
     pub(crate) registry: &'a Registry,
     pub(crate) connector: &'a dyn Connector,
+    /// The external modules, if there are any.
+    pub(crate) catalogue: Option<&'a Catalogue>,
 }
 
 /// Whether a command line is that by which servers start holders.
@@ -74,18 +85,30 @@ pub(crate) fn run(
     command_line: CommandLine,
     registry: &Registry,
     connector: &dyn Connector,
+    catalogue: Option<&Catalogue>,
 ) -> anyhow::Result<ExitCode> {
     let context = Context {
         globals: &command_line.globals,
         environment: &Environment::Process,
         registry,
         connector,
+        catalogue,
     };
     match command_line.task {
         Task::Call(invocation) => call::run(invocation, &context),
         Task::Fixed(fixed) => match fixed {
             Fixed::Serve(arguments) => serve::run(arguments, context.globals, registry),
             Fixed::Pki(command) => command.run().map(|()| ExitCode::SUCCESS),
+            Fixed::Rsh(arguments) => {
+                let context = rsh::Context {
+                    globals: context.globals,
+                    environment: context.environment,
+                    registry,
+                    connector,
+                };
+                Ok(rsh::run(&arguments, &context))
+            }
+            Fixed::LinkSsh(arguments) => rsh::link(&arguments),
             Fixed::Modules(arguments) => modules::run(&arguments, &context),
             Fixed::Sessions(arguments) => sessions::list(&arguments, &context),
             Fixed::Attach(arguments) => sessions::attach(arguments, &context),
@@ -94,6 +117,10 @@ pub(crate) fn run(
             Fixed::Completions(arguments) => completions::run(&arguments, &context),
             Fixed::Man(arguments) => man::run(&arguments, &context),
             Fixed::Holder(holder::Arguments {}) => Ok(hold(registry)),
+            Fixed::ModuleHost(holder::Arguments {}) => {
+                crate::logging::init("warn", crate::logging::Format::Text)?;
+                Ok(legatus_host::external::module_host_main())
+            }
         },
     }
 }

@@ -117,6 +117,7 @@ pub(crate) fn attach(
         };
         call::call(
             module.as_ref(),
+            &module.spec().name,
             host,
             connector,
             local,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{ConfigError, document};
 use crate::cli;
+use crate::external::ModulesTable;
 
 /// The configuration file, `config.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -25,6 +26,9 @@ pub(super) struct File {
     /// Hosts by the names that the user gives them.
     #[serde(default)]
     pub(super) hosts: BTreeMap<String, HostTable>,
+    /// External modules.
+    #[serde(default)]
+    pub(super) modules: ModulesTable,
 }
 
 /// Files of an identity.
@@ -74,7 +78,12 @@ impl File {
         let own = [&mut identity.cert, &mut identity.key, &mut identity.ca];
         let hosts = file.hosts.values_mut();
         let of_hosts = hosts.flat_map(|host| [&mut host.cert, &mut host.key, &mut host.ca]);
-        for path in own.into_iter().chain(of_hosts).flatten() {
+        for path in own
+            .into_iter()
+            .chain(of_hosts)
+            .flatten()
+            .chain(&mut file.modules.dir)
+        {
             *path = absolute(path, folder, home);
         }
         Ok(file)

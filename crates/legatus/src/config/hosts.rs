@@ -19,6 +19,8 @@ pub struct ResolvedHost {
     pub endpoint: Endpoint,
     /// How long connecting may take, the TLS handshake included.
     pub connect_timeout: Duration,
+    /// The host through which it is reached, if not directly.
+    pub via: Option<Box<Self>>,
 }
 
 /// What to connect to.
@@ -53,7 +55,30 @@ impl Configuration {
             name: host.to_string(),
             endpoint: self.endpoint(host)?,
             connect_timeout: self.connect_timeout(),
+            via: None,
         })
+    }
+
+    /// The address and the port of a host, without looking for an identity.
+    ///
+    /// # Errors
+    /// When its configuration makes no sense.
+    pub fn address(&self, host: &Host) -> Result<(String, u16), ConfigError> {
+        let address = match self.file.hosts.get(&host.name) {
+            Some(table) => self.address_in(table, host)?,
+            None => host.clone(),
+        };
+        let port = host.port.or(address.port).unwrap_or(DEFAULT_PORT);
+        Ok((address.name, port))
+    }
+
+    fn address_in(&self, table: &HostTable, host: &Host) -> Result<Host, ConfigError> {
+        match &table.address {
+            Some(address) => address
+                .parse()
+                .map_err(|error: legatus_core::InvalidHost| self.invalid(host, &error)),
+            None => Ok(host.clone()),
+        }
     }
 
     fn endpoint(&self, host: &Host) -> Result<Endpoint, ConfigError> {
@@ -65,17 +90,11 @@ impl Configuration {
         }
         let unknown = HostTable::default();
         let table = self.file.hosts.get(&host.name).unwrap_or(&unknown);
-        let address = match &table.address {
-            Some(address) => address
-                .parse()
-                .map_err(|error: legatus_core::InvalidHost| self.invalid(host, &error))?,
-            None => host.clone(),
-        };
-        let port = host.port.or(address.port).unwrap_or(DEFAULT_PORT);
+        let (name, port) = self.address(host)?;
         let server_name = table.server_name.clone();
         Ok(Endpoint::Remote(RemoteHost {
-            server_name: server_name.unwrap_or_else(|| address.name.clone()),
-            address: address.name,
+            server_name: server_name.unwrap_or_else(|| name.clone()),
+            address: name,
             port,
             identity: self.identity(table)?,
         }))

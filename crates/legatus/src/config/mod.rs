@@ -17,6 +17,7 @@ pub use identity::IdentityFiles;
 
 use crate::cli::Globals;
 use crate::environment::{self, Environment};
+use crate::external::ModulesTable;
 use file::File;
 
 /// How long connecting may take unless something else is configured: longer than TCP needs to
@@ -153,6 +154,11 @@ impl Configuration {
         let flag = self.globals.connect_timeout;
         flag.or(self.file.defaults.connect_timeout)
             .unwrap_or(CONNECT_TIMEOUT)
+    }
+
+    /// The table about external modules.
+    pub(crate) fn modules(&self) -> &ModulesTable {
+        &self.file.modules
     }
 
     /// What to log: a level or filter directives.

@@ -19,8 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use legatus_core::{
-    BoxFuture, Fault, Input, Local, Outcome, Output, Progress, Stream, Terminal, UserSignal,
+    BoxFuture, Connection, Fault, Input, Listener, Local, Outcome, Output, Progress, SocketName,
+    Stream, Terminal, UserSignal,
 };
+use legatus_modules::forward::sockets;
 use rustix::fs::{Mode, OFlags};
 
 use crate::console::{self, printable};
@@ -182,6 +184,14 @@ impl Local for ProcessLocal {
         let file = rustix::fs::open(path, flags | OFlags::NONBLOCK, Mode::empty())?;
         rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
         Ok(file.into())
+    }
+
+    fn listen<'a>(&'a self, at: &'a SocketName) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(sockets::listen(at))
+    }
+
+    fn connect<'a>(&'a self, to: &'a SocketName) -> BoxFuture<'a, io::Result<Box<dyn Connection>>> {
+        Box::pin(sockets::connect(to))
     }
 
     fn environment(&self, name: &str) -> Option<OsString> {

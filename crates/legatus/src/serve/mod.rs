@@ -12,12 +12,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use legatus_core::{Policy, Registry};
-use legatus_host::{Launcher, SessionFolder};
+use legatus_core::{Fault, Policy, Registry};
+use legatus_host::external::Catalogue;
+use legatus_host::{Launcher, SessionFolder, User};
 use legatus_net::tls::{PemSource, ServerTls};
 use legatus_net::{Audit, Server, ServerOptions, parse_policy};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::cli::Globals;
+use crate::external;
 
 pub(crate) use self::embedded::Embedded;
 pub(crate) use self::options::ServeArguments;
@@ -42,13 +46,26 @@ pub(crate) fn run(
     let launcher = users::assign(launcher(), &settings)?
         .with_descriptor_limit(raise_descriptor_limit())
         .with_sessions(Arc::clone(&sessions));
+    configure(registry, &settings)?;
+    let catalogue = match launcher.users {
+        None => catalogue(&settings, launcher.run_as.clone())?,
+        Some(_) => {
+            // They would have nobody's rights but the server's own.
+            tracing::info!("with [[user]] no external modules are offered");
+            None
+        }
+    };
     let tls = Arc::new(ServerTls::new(
         settings.pairs.clone(),
         PemSource::File(settings.ca.clone()),
     )?);
     let policy = load_policy(&settings)?;
     let audit = Audit::open(&settings.state_dir).context("no audit, no calls")?;
-    let registry = legatus_host::isolate_all(registry, launcher)?;
+    let builtin = legatus_host::isolate_all(registry, launcher)?;
+    let registry = match &catalogue {
+        Some(catalogue) => catalogue.registry(&builtin),
+        None => builtin.clone(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -65,12 +82,44 @@ pub(crate) fn run(
         sessions: Some(sessions),
     });
     let signals = lifecycle::Signals::take()?;
+    let stop = CancellationToken::new();
+    if let Some(catalogue) = catalogue {
+        let watching = external::watch(catalogue, builtin, server.handle(), stop.clone());
+        runtime.spawn(watching);
+    }
     announce(&listeners)?;
     handover::tell_ready();
     runtime.block_on(lifecycle::run(server, listeners, signals, tls, &settings))?;
+    stop.cancel();
     // Blocking work that hangs must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The external modules, filled; they are found before anybody is served.
+fn catalogue(settings: &Settings, user: Option<User>) -> Result<Option<Arc<Catalogue>>> {
+    let places = external::Places::of_process();
+    let cache = settings.state_dir.join("modules");
+    let (flags, table) = (&settings.module_flags, settings.modules.clone());
+    let Some(settings) = external::settings(flags, table, &places, cache, user) else {
+        return Ok(None);
+    };
+    let catalogue = external::open(settings).context("no external modules")?;
+    Ok(Some(Arc::new(catalogue)))
+}
+
+/// Tells the modules what the configuration says to them.
+fn configure(registry: &Registry, settings: &Settings) -> Result<()> {
+    for (name, settings) in &settings.module_settings {
+        let module = registry
+            .resolve(name)
+            .map_err(Fault::from)
+            .with_context(|| format!("[settings.{name}]"))?;
+        module
+            .configure(settings)
+            .with_context(|| format!("[settings.{name}]"))?;
+    }
+    Ok(())
 }
 
 /// How the server's children are started: as this program, by its hidden subcommand.

@@ -1,11 +1,12 @@
 //! What a server is told: flags beat the environment beats `/etc/legatus/server.toml`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use legatus_core::{DEFAULT_PORT, Fault};
+use legatus_core::{DEFAULT_PORT, Fault, Settings as ModuleSettings};
 use legatus_net::ServerLimits;
 use legatus_net::tls::PairSource;
 use serde::Deserialize;
@@ -13,6 +14,7 @@ use serde::Deserialize;
 use super::users::UserRule;
 use crate::cli::Globals;
 use crate::config;
+use crate::external::{ModuleFlags, ModulesTable};
 use crate::logging::Format;
 
 /// Where a server's configuration is, unless told otherwise.
@@ -89,6 +91,9 @@ struct File {
     limits: LimitArguments,
     user: Vec<UserRule>,
     accept_env: Option<Vec<String>>,
+    modules: ModulesTable,
+    /// What modules are told, by their names.
+    settings: BTreeMap<String, toml::Table>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,6 +119,10 @@ pub(super) struct Settings {
     pub(super) log_level: Option<String>,
     pub(super) log_format: Format,
     pub(super) limits: ServerLimits,
+    pub(super) module_flags: ModuleFlags,
+    pub(super) modules: ModulesTable,
+    /// What modules are told, by their names.
+    pub(super) module_settings: BTreeMap<String, ModuleSettings>,
 }
 
 impl Settings {
@@ -156,6 +165,9 @@ impl Settings {
             log_level: globals.log_level.clone().or(file.log_level),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
             limits: flags.limits.or(file.limits).over(ServerLimits::default()),
+            module_flags: globals.modules.clone(),
+            modules: file.modules,
+            module_settings: module_settings(file.settings)?,
         })
     }
 }
@@ -203,6 +215,50 @@ impl LimitArguments {
             idle: seconds(self.idle_timeout, base.idle),
             drain: seconds(self.drain_timeout, base.drain),
         }
+    }
+}
+
+/// Tables of the configuration as modules are told them: texts, numbers and lists of them, by names
+/// that tell the tables within a table, too.
+fn module_settings(
+    tables: BTreeMap<String, toml::Table>,
+) -> Result<BTreeMap<String, ModuleSettings>> {
+    let settings = tables.into_iter().map(|(module, table)| {
+        let settings = flatten(ModuleSettings::new(), "", table)
+            .with_context(|| format!("[settings.{module}] makes no sense"))?;
+        Ok((module, settings))
+    });
+    settings.collect()
+}
+
+fn flatten(
+    mut settings: ModuleSettings,
+    prefix: &str,
+    table: toml::Table,
+) -> Result<ModuleSettings> {
+    for (name, value) in table {
+        let name = format!("{prefix}{name}");
+        settings = match value {
+            toml::Value::Table(table) => flatten(settings, &format!("{name}."), table)?,
+            toml::Value::Array(values) => {
+                let values = values.into_iter().map(|value| text(&name, value));
+                settings.with(name.clone(), values.collect::<Result<Vec<_>>>()?)
+            }
+            value => {
+                let value = text(&name, value)?;
+                settings.with(name, [value])
+            }
+        };
+    }
+    Ok(settings)
+}
+
+fn text(name: &str, value: toml::Value) -> Result<String> {
+    match value {
+        toml::Value::String(text) => Ok(text),
+        toml::Value::Integer(number) => Ok(number.to_string()),
+        toml::Value::Boolean(value) => Ok(value.to_string()),
+        other => bail!("`{name}` cannot be {}", other.type_str()),
     }
 }
 

@@ -50,7 +50,10 @@ fn modules_host_and_network_do_not_depend_on_one_another() {
 fn every_version_is_named_once_in_the_workspace() {
     let root: Table = read("Cargo.toml").parse().unwrap();
     let shared = root["workspace"]["dependencies"].as_table().unwrap();
-    for one in ["legatus", "legatus-core"].into_iter().chain(MIDDLE) {
+    for one in ["legatus", "legatus-core", "legatus-sdk"]
+        .into_iter()
+        .chain(MIDDLE)
+    {
         let manifest: Table = read(&format!("crates/{one}/Cargo.toml")).parse().unwrap();
         for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
             let Some(table) = manifest.get(kind).and_then(|table| table.as_table()) else {
@@ -70,7 +73,10 @@ fn every_version_is_named_once_in_the_workspace() {
 
 #[test]
 fn every_crate_obeys_the_lints_of_the_workspace() {
-    for one in ["legatus", "legatus-core"].into_iter().chain(MIDDLE) {
+    for one in ["legatus", "legatus-core", "legatus-sdk"]
+        .into_iter()
+        .chain(MIDDLE)
+    {
         let manifest: Table = read(&format!("crates/{one}/Cargo.toml")).parse().unwrap();
         assert_eq!(
             manifest["lints"]["workspace"].as_bool(),

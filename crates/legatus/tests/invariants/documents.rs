@@ -104,7 +104,7 @@ fn every_example_of_a_module_is_understood() {
 #[test]
 fn the_guide_names_every_flag_and_every_variable() {
     let registry = legatus::modules::builtin().unwrap();
-    let guide = read("docs/guide.md");
+    let guide = read("docs/guide.md") + &read("docs/modules.md");
     let mut root = cli::command(&registry);
     root.build();
     let mut missing = Vec::new();

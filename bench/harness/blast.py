@@ -1,0 +1,69 @@
+"""A server that sends or takes as many bytes as a client wants, and that client."""
+
+import os
+import socket
+import sys
+import threading
+
+CHUNK = 1 << 20
+READY = b"!"
+
+
+def _serve(connection):
+    with connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wish = b""
+        while not wish.endswith(b"\n"):
+            wish += connection.recv(64)
+        direction, count = wish.decode().split()
+        # The client says nothing more before it is answered.
+        connection.sendall(READY)
+        if direction == "down":
+            send(connection, int(count))
+        else:
+            take(connection, int(count))
+            connection.sendall(READY)
+
+
+def send(connection, count):
+    """Sends so many bytes."""
+    block = memoryview(os.urandom(CHUNK))
+    while count > 0:
+        connection.sendall(block[: min(CHUNK, count)])
+        count -= CHUNK
+
+
+def take(connection, count):
+    """Takes so many bytes; ends the program if fewer come."""
+    buffer = bytearray(CHUNK)
+    while count > 0:
+        taken = connection.recv_into(buffer, min(CHUNK, count))
+        if not taken:
+            sys.exit(f"the connection ended {count} bytes too early")
+        count -= taken
+
+
+def transfer(port, direction, count):
+    """Has so many bytes come down or go up."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(f"{direction} {count}\n".encode())
+        take(connection, len(READY))
+        if direction == "down":
+            take(connection, count)
+        else:
+            send(connection, count)
+            take(connection, len(READY))
+
+
+def main():
+    """Serves on a free loopback port, which it prints."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=_serve, args=(connection,), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+//! The host's side of a module in a process of its own.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use legatus_core::{BoxFuture, Call, Channel, Outcome};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tracing::Level;
+
+use super::conversation::{Conversation, Ended};
+use super::process::{ChildSettings, died};
+use super::protocol::{
+    Descriptions, Done, Execute, Frame, FrameError, Given, Kind, PROTOCOL, Send,
+};
+use crate::external::description::{Description, MODULES};
+use crate::external::fault::Failure;
+use crate::external::log::{CallLog, Lines};
+use crate::external::runner::{Runner, Sending, impatience, milliseconds_left};
+
+/// What describing itself may take. An interpreter has to start for it.
+const DESCRIBE_WITHIN: Duration = Duration::from_secs(10);
+
+/// A module that runs in a process of its own.
+pub(crate) struct ChildModule {
+    pub(crate) settings: ChildSettings,
+}
+
+impl ChildModule {
+    /// What the artefact tells about its modules.
+    pub(crate) async fn describe(&self) -> Result<Vec<Description>, Failure> {
+        let log = CallLog::new("(describing)", tracing::Span::none(), 20);
+        let describing = async {
+            let (mut process, mut socket, stderr) = self.settings.spawn().await?;
+            let answer = async {
+                let asked = Frame::empty(Kind::Describe).write(&mut socket).await;
+                asked.map_err(FrameError::from)?;
+                loop {
+                    let frame = Frame::read(&mut socket).await?;
+                    if frame.kind != Kind::Log {
+                        return Ok(frame);
+                    }
+                }
+            };
+            let answer = tokio::select! {
+                answer = answer => answer,
+                never = log_errors(stderr, log) => never,
+            };
+            match answer {
+                Ok(frame) => Ok(frame),
+                Err(FrameError::Closed | FrameError::Socket(_)) => {
+                    Err(died(process.end().await, &self.settings.limits))
+                }
+                Err(error) => Err(Failure::Protocol(error.to_string())),
+            }
+        };
+        let frame = tokio::time::timeout(DESCRIBE_WITHIN, describing).await;
+        let frame = frame
+            .map_err(|_| Failure::Limit(format!("{DESCRIBE_WITHIN:?} for describing itself")))??;
+        described(&frame)
+    }
+
+    async fn converse(
+        &self,
+        first: Frame,
+        mut conversation: Conversation,
+    ) -> Result<Outcome, Failure> {
+        let (mut process, mut socket, stderr) = self.settings.spawn().await?;
+        let cancellation = conversation.cancellation.clone();
+        let log = conversation.log.clone();
+        // A host that died already is told below.
+        first.write(&mut socket).await.ok();
+        let ended = tokio::select! {
+            ended = conversation.run(socket) => ended,
+            never = log_errors(stderr, log) => never.map_err(|error: FrameError| error.into()),
+            () = impatience(&cancellation) => return Err(Failure::Cancelled),
+        };
+        match ended {
+            Ok(done) => done.outcome(),
+            Err(Ended::Lost) => Err(died(process.end().await, &self.settings.limits)),
+            Err(Ended::Misbehaved(what)) => Err(Failure::Protocol(what)),
+        }
+    }
+}
+
+fn described(frame: &Frame) -> Result<Vec<Description>, Failure> {
+    let unintelligible =
+        |error: serde_json::Error| Failure::Protocol(format!("its description: {error}"));
+    match frame.kind {
+        Kind::Description => {
+            let told: Descriptions = frame.parse().map_err(unintelligible)?;
+            if told.protocol != PROTOCOL {
+                return Err(Failure::Unfit(format!(
+                    "it was made for version {} of the protocol, this program speaks {PROTOCOL}",
+                    told.protocol
+                )));
+            }
+            if told.modules.is_empty() || told.modules.len() > MODULES {
+                let count = told.modules.len();
+                return Err(Failure::Unfit(format!("it describes {count} modules")));
+            }
+            Ok(told.modules)
+        }
+        Kind::Done => {
+            let done: Done = frame.parse().map_err(unintelligible)?;
+            Err(Failure::Unfit(done.fault.unwrap_or_else(|| {
+                "it does not describe itself".to_owned()
+            })))
+        }
+        _ => Err(Failure::Protocol("it does not describe itself".to_owned())),
+    }
+}
+
+impl Runner for ChildModule {
+    fn execute<'a>(
+        &'a self,
+        module: &'a str,
+        call: Call,
+        channel: Channel,
+        log: CallLog,
+    ) -> BoxFuture<'a, Result<Outcome, Failure>> {
+        Box::pin(async move {
+            let arguments = call.request.arguments.iter();
+            let asked = Execute {
+                module: module.to_owned(),
+                id: call.id().to_string(),
+                peer: call.peer().identity().to_owned(),
+                arguments: arguments.map(|one| BASE64.encode(one)).collect(),
+                milliseconds: milliseconds_left(&call),
+            };
+            let (sender, receiver) = channel.split();
+            let conversation = Conversation {
+                sender: Some(sender),
+                receiver: Some(receiver),
+                asks: None,
+                cancellation: call.cancellation.clone(),
+                log,
+            };
+            let first = Frame::json(Kind::Execute, &asked);
+            let first = first.map_err(|error| Failure::Host(error.to_string()))?;
+            self.converse(first, conversation).await
+        })
+    }
+
+    fn send<'a>(
+        &'a self,
+        module: &'a str,
+        sending: Sending,
+    ) -> BoxFuture<'a, Result<Outcome, Failure>> {
+        Box::pin(async move {
+            let arguments = sending.arguments.into_iter().map(|(name, values)| Given {
+                name,
+                values: values.iter().map(|one| BASE64.encode(one)).collect(),
+            });
+            let asked = Send {
+                module: module.to_owned(),
+                arguments: arguments.collect(),
+            };
+            let conversation = Conversation {
+                sender: None,
+                receiver: None,
+                asks: Some(sending.asks),
+                cancellation: sending.cancellation,
+                log: sending.log,
+            };
+            let first = Frame::json(Kind::Send, &asked);
+            let first = first.map_err(|error| Failure::Host(error.to_string()))?;
+            self.converse(first, conversation).await
+        })
+    }
+}
+
+/// Notes what a module writes to standard error; never ends by itself.
+async fn log_errors<T, E>(mut stderr: impl AsyncRead + Unpin, log: CallLog) -> Result<T, E> {
+    let mut lines = Lines::new(log, Level::WARN);
+    let mut buffer = vec![0; 4096];
+    loop {
+        match stderr.read(&mut buffer).await {
+            Ok(length) if length > 0 => lines.push(buffer.get(..length).unwrap_or_default()),
+            _ => break,
+        }
+    }
+    drop(lines);
+    std::future::pending().await
+}

@@ -1,0 +1,406 @@
+//! From something found to modules that can be called: digest, signature, code, description.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use legatus_core::Origin;
+
+use super::catalogue::{CatalogueSettings, Entry, Listed, State, name_of};
+use super::child::{ChildModule, ChildSettings, HostCommand};
+use super::description::{Described, Description, Kind, Value, is_name};
+use super::discovery::{Found, SIGNATURE};
+use super::fault::Failure;
+use super::grants::Grants;
+use super::manifest::{HalfName, Limits, ModuleKind};
+use super::module::External;
+use super::runner::Runner;
+use super::signature::{self, FILE_BYTES};
+use super::store::{Cache, Stamp, digest, read_limited};
+#[cfg(feature = "wasm")]
+use super::wasm::{Engines, WasmModule, World};
+
+/// Makes modules of what was found.
+pub(crate) struct Loader {
+    settings: CatalogueSettings,
+    cache: Arc<Cache>,
+    #[cfg(feature = "wasm")]
+    engines: Arc<Engines>,
+}
+
+/// What runs an artefact, and what it tells about itself.
+type Loaded = (ModuleKind, Arc<dyn Runner>, Vec<Description>);
+
+/// Why there is no module.
+enum Refusal {
+    Off(String),
+    Broken(String),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Broken(failure.to_string())
+    }
+}
+
+/// An artefact that was read, or is known from before.
+struct Artefact<'a> {
+    path: &'a Path,
+    digest: String,
+    /// What is in it, unless it was not needed yet.
+    bytes: Option<Vec<u8>>,
+}
+
+impl Artefact<'_> {
+    fn bytes(&mut self) -> Result<&[u8], Failure> {
+        if self.bytes.is_none() {
+            let (bytes, _) = read(self.path)?;
+            if digest(&bytes) != self.digest {
+                return Err(Failure::Unfit("it changed while it was loaded".to_owned()));
+            }
+            self.bytes = Some(bytes);
+        }
+        Ok(self.bytes.as_deref().unwrap_or_default())
+    }
+}
+
+impl Loader {
+    pub(crate) fn new(settings: CatalogueSettings, cache: Arc<Cache>) -> Self {
+        Self {
+            settings,
+            cache,
+            #[cfg(feature = "wasm")]
+            engines: Arc::default(),
+        }
+    }
+
+    /// Makes modules of what was found, or tells why there are none.
+    pub(crate) fn load(&self, found: &Found) -> Entry {
+        match self.try_load(found) {
+            Ok(entry) => entry,
+            Err(Refusal::Off(reason)) => Entry::unusable(found, State::Off(reason)),
+            Err(Refusal::Broken(reason)) => Entry::unusable(found, State::Broken(reason)),
+        }
+    }
+
+    fn try_load(&self, found: &Found) -> Result<Entry, Refusal> {
+        if let Some(problem) = &found.problem {
+            return Err(Refusal::Broken(problem.clone()));
+        }
+        let signed_by = self.signer(found)?;
+        let mut artefact = self.artefact(&found.path)?;
+        if let Some(expected) = found.manifest.as_ref().and_then(|one| one.digest.as_ref())
+            && !expected.eq_ignore_ascii_case(&artefact.digest)
+        {
+            return Err(Refusal::Broken(format!(
+                "its digest is {}, the manifest says {expected}",
+                artefact.digest
+            )));
+        }
+        let kind = match &found.manifest {
+            Some(manifest) => manifest.kind,
+            None => bare_kind(artefact.bytes()?)?,
+        };
+        if kind.is_native() && !self.settings.allow_native {
+            return Err(Refusal::Off(
+                "it is native code, which needs --allow-native".to_owned(),
+            ));
+        }
+        let manifest = found.manifest.as_ref();
+        let wants = manifest
+            .map(|manifest| manifest.grants.clone())
+            .unwrap_or_default();
+        let name = manifest.map_or_else(
+            || name_of(&found.path),
+            |manifest| format!("{}/{}", manifest.vendor, manifest.name),
+        );
+        let granted = self.settings.grants.get(&name);
+        let has = granted
+            .map(|granted| wants.intersect(granted))
+            .unwrap_or_default();
+        let limits = manifest.map_or(Limits::DEFAULT, |manifest| manifest.limits());
+        let digest = artefact.digest.clone();
+        let (kind, runner, described) = self.runner(kind, found, &mut artefact, &has, limits)?;
+        let described = self.checked(found, described)?;
+        let vendor = name.split('/').next().unwrap_or_default().to_owned();
+        let modules = described.iter().map(|one| {
+            let travels = one.sender && kind == ModuleKind::Wasm;
+            let origin = Origin {
+                kind: kind.name(),
+                travelling: travels.then(|| digest.clone()),
+            };
+            let module = External::new(&vendor, one, Arc::clone(&runner), limits, origin);
+            (vendor.clone(), Arc::new(module))
+        });
+        let common = Listed {
+            qualified: name.clone(),
+            version: String::new(),
+            kind: Some(kind),
+            halves: (false, false),
+            source: found.path.clone(),
+            state: State::Ready,
+            digest: digest.clone(),
+            summary: String::new(),
+            wants,
+            has,
+            signed_by,
+        };
+        Ok(Entry::ready(modules.collect(), &common, &described))
+    }
+
+    /// The trusted key that has signed the module.
+    fn signer(&self, found: &Found) -> Result<Option<String>, Refusal> {
+        let keys = &self.settings.trusted_keys;
+        let folder = found.folder.as_deref();
+        let signed = folder.filter(|folder| folder.join(SIGNATURE).exists());
+        match signed {
+            Some(folder) if !keys.is_empty() || self.settings.require_signature => {
+                let verified = signature::verify(folder, keys);
+                verified
+                    .map(Some)
+                    .map_err(|error| Refusal::Broken(error.to_string()))
+            }
+            _ if self.settings.require_signature => Err(Refusal::Off(
+                "it is not signed, and the configuration asks for signatures".to_owned(),
+            )),
+            _ => Ok(None),
+        }
+    }
+
+    fn artefact<'a>(&self, path: &'a Path) -> Result<Artefact<'a>, Failure> {
+        let metadata = std::fs::symlink_metadata(path);
+        let stamp = metadata.as_ref().map(Stamp::from);
+        let known = stamp.ok().and_then(|stamp| self.cache.known(path, &stamp));
+        if let Some(digest) = known {
+            return Ok(Artefact {
+                path,
+                digest,
+                bytes: None,
+            });
+        }
+        let (bytes, metadata) = read(path)?;
+        let digest = digest(&bytes);
+        self.cache.remember(path, Stamp::from(&metadata), &digest);
+        Ok(Artefact {
+            path,
+            digest,
+            bytes: Some(bytes),
+        })
+    }
+
+    /// What runs the artefact, and what it tells about itself.
+    fn runner(
+        &self,
+        kind: ModuleKind,
+        found: &Found,
+        artefact: &mut Artefact<'_>,
+        has: &Grants,
+        limits: Limits,
+    ) -> Result<Loaded, Refusal> {
+        if !kind.is_native() {
+            return self.wasm(found, artefact, has, limits);
+        }
+        let copy = match self.cache.copied(&artefact.digest) {
+            Some(copy) => copy,
+            None => {
+                let digest = artefact.digest.clone();
+                self.cache.copy(&digest, artefact.bytes()?)?
+            }
+        };
+        let child = ChildModule {
+            settings: ChildSettings {
+                command: HostCommand {
+                    executable: self.settings.host_executable.clone(),
+                    arguments: self.settings.host_arguments.clone(),
+                },
+                library: kind == ModuleKind::Native,
+                artefact: copy,
+                folder: found.folder.clone(),
+                limits,
+                grants: has.clone(),
+                environment: self.settings.environment.clone(),
+                run_as: self.settings.run_as.clone(),
+            },
+        };
+        let known = self.cache.description(&artefact.digest, kind.name());
+        let described = match known {
+            Some(known) => known,
+            None => {
+                let described = in_runtime(child.describe())?;
+                self.cache
+                    .put_description(&artefact.digest, kind.name(), &described)?;
+                described
+            }
+        };
+        Ok((kind, Arc::new(child), described))
+    }
+
+    #[cfg(feature = "wasm")]
+    fn wasm(
+        &self,
+        found: &Found,
+        artefact: &mut Artefact<'_>,
+        has: &Grants,
+        limits: Limits,
+    ) -> Result<Loaded, Refusal> {
+        let own = rustix::process::geteuid().as_raw();
+        let other_user = self
+            .settings
+            .run_as
+            .as_ref()
+            .is_some_and(|user| user.uid != own);
+        if has.has_files() && other_user {
+            return Err(Refusal::Off(
+                "files are granted to it, which it would touch in the rights of the server, not \
+                 of the user that calls run as"
+                    .to_owned(),
+            ));
+        }
+        let mut module = WasmModule::new(
+            Arc::clone(&self.engines),
+            Arc::clone(&self.cache),
+            artefact.digest.clone(),
+            artefact.path.to_owned(),
+        );
+        module.limits = limits;
+        module.grants = has.clone();
+        module.environment.clone_from(&self.settings.environment);
+        let key = ModuleKind::Wasm.name();
+        // A plain command has no description of its own, which is kept as an empty one.
+        let known = self.cache.description(&artefact.digest, key);
+        let described = match known {
+            Some(known) => known,
+            None => {
+                module.prepare(artefact.bytes()?)?;
+                let described = match module.world()? {
+                    World::Contract => in_runtime(module.describe())?,
+                    World::Command => Vec::new(),
+                };
+                self.cache
+                    .put_description(&artefact.digest, key, &described)?;
+                described
+            }
+        };
+        if !described.is_empty() {
+            return Ok((ModuleKind::Wasm, Arc::new(module), described));
+        }
+        let described = match &found.manifest {
+            Some(manifest) => manifest.description(),
+            None => plain(&found.path),
+        };
+        Ok((ModuleKind::Command, Arc::new(module), vec![described]))
+    }
+
+    #[cfg(not(feature = "wasm"))]
+    #[expect(clippy::unused_self, reason = "the same with WebAssembly")]
+    fn wasm(
+        &self,
+        _found: &Found,
+        _artefact: &mut Artefact<'_>,
+        _has: &Grants,
+        _limits: Limits,
+    ) -> Result<Loaded, Refusal> {
+        Err(Refusal::Off(
+            "this program was built without WebAssembly".to_owned(),
+        ))
+    }
+
+    /// Holds what an artefact tells against its manifest.
+    fn checked(
+        &self,
+        found: &Found,
+        described: Vec<Description>,
+    ) -> Result<Vec<Description>, Refusal> {
+        for one in &described {
+            let checked = one.check();
+            checked.map_err(|error| Refusal::Broken(format!("its description: {error}")))?;
+        }
+        let Some(manifest) = &found.manifest else {
+            return Ok(described);
+        };
+        let Some(own) = described.iter().find(|one| one.name == manifest.name) else {
+            let names: Vec<_> = described.iter().map(|one| one.name.as_str()).collect();
+            return Err(Refusal::Broken(format!(
+                "the manifest names it `{}`, it describes `{}`",
+                manifest.name,
+                names.join("`, `")
+            )));
+        };
+        if own.version != manifest.version {
+            return Err(Refusal::Broken(format!(
+                "the manifest says version {}, it describes version {}",
+                manifest.version, own.version
+            )));
+        }
+        for half in manifest.halves.iter().flatten() {
+            let (has, name) = match half {
+                HalfName::Commander => (own.commander, "server"),
+                HalfName::Sender => (own.sender, "client"),
+            };
+            if !has {
+                return Err(Refusal::Broken(format!(
+                    "the manifest tells of a {name} half, which it does not have"
+                )));
+            }
+        }
+        Ok(described)
+    }
+}
+
+fn read(path: &Path) -> Result<(Vec<u8>, std::fs::Metadata), Failure> {
+    read_limited(path, FILE_BYTES).map_err(|error| Failure::Unfit(error.to_string()))
+}
+
+/// What a file without a manifest is, judged by its first bytes.
+fn bare_kind(bytes: &[u8]) -> Result<ModuleKind, Refusal> {
+    match bytes {
+        [0, b'a', b's', b'm', ..] => Ok(ModuleKind::Wasm),
+        [0x7f, b'E', b'L', b'F', ..] => Ok(ModuleKind::Native),
+        _ => Err(Refusal::Broken(
+            "it is neither WebAssembly nor a library".to_owned(),
+        )),
+    }
+}
+
+/// What a plain command without a manifest is said to be.
+fn plain(path: &Path) -> Description {
+    let name = name_of(path);
+    let name = name.split('/').next_back().unwrap_or_default();
+    let fits = is_name(name);
+    Description {
+        name: if fits { name.to_owned() } else { String::new() },
+        version: "0".to_owned(),
+        summary: "A plain command".to_owned(),
+        arguments: vec![Described {
+            name: "arguments".to_owned(),
+            short: None,
+            kind: Kind::Trailing,
+            value: Value::Text,
+            value_name: "ARG".to_owned(),
+            help: "Arguments of the command".to_owned(),
+            required: false,
+            repeated: true,
+        }],
+        commander: true,
+        ..Description::default()
+    }
+}
+
+/// Runs what describes a module, on a thread of its own: the caller may be inside a runtime.
+fn in_runtime<T: Send>(
+    work: impl Future<Output = Result<T, Failure>> + Send,
+) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let runtime = runtime.map_err(|error| Failure::Host(error.to_string()))?;
+            let done = runtime.block_on(work);
+            // What was started for it is gone.
+            runtime.block_on(tokio::task::yield_now());
+            done
+        });
+        let panicked = |_| Failure::Host("describing it panicked".to_owned());
+        running.join().map_err(panicked)?
+    })
+}

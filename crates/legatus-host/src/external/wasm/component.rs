@@ -1,0 +1,369 @@
+//! A WebAssembly module: describes itself and runs its halves, each in a store of its own.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use legatus_core::{BoxFuture, Call, Channel, Outcome};
+use tokio_util::sync::CancellationToken;
+use wasmtime::Store;
+use wasmtime::component::{InstancePre, ResourceTable};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use super::bindings::exports::legatus::module::{commander, descriptions, sender};
+use super::command::{ChannelInput, ChannelOutput};
+use super::conversions::{given, told_call};
+use super::engine::{Engine, Engines, Running};
+use super::failures::{does_not_fit, explain, no_export, other_contract};
+use super::state::{Ceiling, State, Talk};
+use super::surroundings;
+use crate::external::description::{Description, MODULES};
+use crate::external::fault::Failure;
+use crate::external::grants::Grants;
+use crate::external::log::CallLog;
+use crate::external::manifest::Limits;
+use crate::external::runner::{Runner, Sending, impatience};
+use crate::external::signature::FILE_BYTES;
+use crate::external::store::{Cache, digest, read_limited};
+
+/// What a component may take to describe itself. An interpreter has to start for it.
+const DESCRIBING: Limits = Limits {
+    memory: 256 << 20,
+    cpu: Duration::from_secs(5),
+    log_lines: 20,
+    calls: 1,
+};
+
+/// The time by the clock that describing may take.
+const DESCRIBE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a component is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum World {
+    /// One of the contract.
+    Contract,
+    /// A plain command.
+    Command,
+}
+
+/// A WebAssembly module.
+pub(crate) struct WasmModule {
+    engines: Arc<Engines>,
+    cache: Arc<Cache>,
+    digest: String,
+    /// The artefact, in case that it has to be compiled again for a newer engine.
+    source: PathBuf,
+    pub(crate) limits: Limits,
+    pub(crate) grants: Grants,
+    pub(crate) environment: Vec<(String, String)>,
+    loaded: Mutex<Option<InstancePre<State>>>,
+}
+
+impl WasmModule {
+    pub(crate) fn new(
+        engines: Arc<Engines>,
+        cache: Arc<Cache>,
+        digest: String,
+        source: PathBuf,
+    ) -> Self {
+        Self {
+            engines,
+            cache,
+            digest,
+            source,
+            limits: Limits::DEFAULT,
+            grants: Grants::default(),
+            environment: Vec::new(),
+            loaded: Mutex::default(),
+        }
+    }
+
+    /// The component, ready to be instantiated; loaded at the first call.
+    fn component(&self) -> Result<InstancePre<State>, Failure> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(component) = &*loaded {
+            return Ok(component.clone());
+        }
+        let engine = self.engines.get()?;
+        let path = self.cache.compiled(&self.digest, &engine.fingerprint());
+        let compiled = match engine.load(&path) {
+            Ok(compiled) => compiled,
+            Err(_) => {
+                let (bytes, _) = read_limited(&self.source, FILE_BYTES)
+                    .map_err(|error| Failure::Host(format!("cannot read it: {error}")))?;
+                engine.load(&self.compile(engine, &bytes)?)?
+            }
+        };
+        let component = engine.linker().instantiate_pre(&compiled.0);
+        let component = component.map_err(|error| does_not_fit(engine, &compiled.0, &error))?;
+        *loaded = Some(component.clone());
+        Ok(component)
+    }
+
+    /// Compiles the component, unless that was done before.
+    pub(crate) fn prepare(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let engine = self.engines.get()?;
+        let path = self.cache.compiled(&self.digest, &engine.fingerprint());
+        if engine.load(&path).is_err() {
+            self.compile(engine, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn compile(&self, engine: &Engine, bytes: &[u8]) -> Result<PathBuf, Failure> {
+        if digest(bytes) != self.digest {
+            return Err(Failure::Unfit("it changed since it was loaded".to_owned()));
+        }
+        let code = engine.compile(bytes)?;
+        self.cache
+            .put_compiled(&self.digest, &engine.fingerprint(), &code)
+    }
+
+    /// What the component is, judged by its exports.
+    pub(crate) fn world(&self) -> Result<World, Failure> {
+        let component = self.component()?;
+        if descriptions::GuestIndices::new(&component).is_ok() {
+            return Ok(World::Contract);
+        }
+        if CommandPre::new(component.clone()).is_ok() {
+            return Ok(World::Command);
+        }
+        let kind = component.component().component_type();
+        let engine = self.engines.get()?.wasmtime();
+        let names: Vec<_> = kind
+            .exports(engine)
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        Err(Failure::Unfit(match other_contract(&names) {
+            Some(version) => format!(
+                "it was made for version {version} of the contract, this program speaks 1.0.0"
+            ),
+            None => {
+                "it exports neither `legatus:module/descriptions` nor `wasi:cli/run`".to_owned()
+            }
+        }))
+    }
+
+    /// What the component tells about its modules.
+    pub(crate) async fn describe(&self) -> Result<Vec<Description>, Failure> {
+        let log = CallLog::new("(describing)", tracing::Span::none(), DESCRIBING.log_lines);
+        let component = self.component()?;
+        let grants = Grants::default();
+        let mut store = self
+            .store(Talk::default(), &log, &grants, &DESCRIBING)
+            .await?;
+        let indices = descriptions::GuestIndices::new(&component).map_err(no_export)?;
+        let has_commander = commander::GuestIndices::new(&component).is_ok();
+        let has_sender = sender::GuestIndices::new(&component).is_ok();
+        let describing = async {
+            let instance = component.instantiate_async(&mut store.0).await;
+            let instance = instance.map_err(|error| explain(error, &store.0, &DESCRIBING))?;
+            let guest = indices.load(&mut store.0, &instance).map_err(no_export)?;
+            let told = guest.call_describe(&mut store.0).await;
+            told.map_err(|error| explain(error, &store.0, &DESCRIBING))
+        };
+        let told = tokio::time::timeout(DESCRIBE_WITHIN, describing).await;
+        let told = told
+            .map_err(|_| Failure::Limit(format!("{DESCRIBE_WITHIN:?} for describing itself")))??;
+        if told.is_empty() || told.len() > MODULES {
+            return Err(Failure::Unfit(format!(
+                "it describes {} modules",
+                told.len()
+            )));
+        }
+        for one in &told {
+            let missing = match (one.commander && !has_commander, one.sender && !has_sender) {
+                (true, _) => "a server half that it does not export",
+                (_, true) => "a client half that it does not export",
+                (false, false) => continue,
+            };
+            return Err(Failure::Unfit(format!(
+                "its module `{}` tells of {missing}",
+                one.name
+            )));
+        }
+        Ok(told.into_iter().map(Description::from).collect())
+    }
+
+    async fn store(
+        &self,
+        talk: Talk,
+        log: &CallLog,
+        grants: &Grants,
+        limits: &Limits,
+    ) -> Result<(Store<State>, Running), Failure> {
+        let mut wasi = surroundings::context(grants, &self.environment, log).await?;
+        self.finish_store(wasi.build(), talk, log, limits)
+    }
+
+    fn finish_store(
+        &self,
+        wasi: wasmtime_wasi::WasiCtx,
+        talk: Talk,
+        log: &CallLog,
+        limits: &Limits,
+    ) -> Result<(Store<State>, Running), Failure> {
+        let state = State {
+            wasi,
+            table: ResourceTable::new(),
+            ceiling: Ceiling::new(limits.memory),
+            talk,
+            log: log.clone(),
+            out_of_time: false,
+        };
+        Ok(self.engines.get()?.store(state, limits))
+    }
+
+    async fn execute_contract(
+        &self,
+        module: &str,
+        call: Call,
+        channel: Channel,
+        log: &CallLog,
+    ) -> Result<Outcome, Failure> {
+        let (sender, receiver) = channel.split();
+        let talk = Talk {
+            sender: Some(sender),
+            receiver: Some(receiver),
+            cancellation: call.cancellation.clone(),
+            ..Talk::default()
+        };
+        let component = self.component()?;
+        let indices = commander::GuestIndices::new(&component).map_err(no_export)?;
+        let (mut store, _running) = self.store(talk, log, &self.grants, &self.limits).await?;
+        let told = async {
+            let instance = component.instantiate_async(&mut store).await?;
+            let guest = indices.load(&mut store, &instance)?;
+            guest
+                .call_execute(&mut store, module, &told_call(call))
+                .await
+        };
+        match told.await {
+            Ok(Ok(status)) => Ok(Outcome::Exit(status)),
+            Ok(Err(fault)) => Err(Failure::Told {
+                message: fault.message,
+                hint: fault.hint,
+            }),
+            Err(error) => Err(explain(error, &store, &self.limits)),
+        }
+    }
+
+    async fn execute_command(
+        &self,
+        module: &str,
+        call: Call,
+        channel: Channel,
+        log: &CallLog,
+    ) -> Result<Outcome, Failure> {
+        let component = CommandPre::new(self.component()?).map_err(no_export)?;
+        let (sender, receiver) = channel.split();
+        let output = ChannelOutput::new(sender);
+        let mut wasi = surroundings::context(&self.grants, &self.environment, log).await?;
+        wasi.stdin(ChannelInput::new(receiver))
+            .stdout(output.clone())
+            .arg(module);
+        for argument in &call.request.arguments {
+            let text = str::from_utf8(argument).map_err(|_| Failure::Told {
+                message: format!("the module `{module}` takes arguments in UTF-8 only"),
+                hint: None,
+            })?;
+            wasi.arg(text);
+        }
+        let wasi = wasi.build();
+        let (mut store, running) = self.finish_store(wasi, Talk::default(), log, &self.limits)?;
+        let told = async {
+            let command = component.instantiate_async(&mut store).await?;
+            command.wasi_cli_run().call_run(&mut store).await
+        };
+        let outcome = match told.await {
+            Ok(Ok(())) => Ok(Outcome::SUCCESS),
+            Ok(Err(())) => Ok(Outcome::Exit(1)),
+            Err(error) => match error.downcast_ref::<I32Exit>() {
+                Some(I32Exit(status)) => {
+                    Ok(Outcome::Exit(u8::try_from(*status & 0xff).unwrap_or(1)))
+                }
+                None => Err(explain(error, &store, &self.limits)),
+            },
+        };
+        drop((store, running));
+        output.finish().await;
+        outcome
+    }
+
+    async fn run_sender(&self, module: &str, sending: Sending) -> Result<Outcome, Failure> {
+        let talk = Talk {
+            cancellation: sending.cancellation.clone(),
+            asks: Some(sending.asks),
+            ..Talk::default()
+        };
+        let component = self.component()?;
+        let indices = sender::GuestIndices::new(&component).map_err(no_export)?;
+        // A client half has its conversation and what the user named, never files of its own.
+        let grants = Grants {
+            time: true,
+            random: true,
+            ..Grants::default()
+        };
+        let (mut store, _running) = self
+            .store(talk, &sending.log, &grants, &self.limits)
+            .await?;
+        let given: Vec<_> = sending.arguments.into_iter().map(given).collect();
+        let told = async {
+            let instance = component.instantiate_async(&mut store).await?;
+            let guest = indices.load(&mut store, &instance)?;
+            guest.call_send(&mut store, module, &given).await
+        };
+        match told.await {
+            Ok(Ok(outcome)) => Ok(outcome.into()),
+            Ok(Err(fault)) => Err(Failure::Told {
+                message: fault.message,
+                hint: fault.hint,
+            }),
+            Err(error) => Err(explain(error, &store, &self.limits)),
+        }
+    }
+}
+
+impl Runner for WasmModule {
+    fn execute<'a>(
+        &'a self,
+        module: &'a str,
+        call: Call,
+        channel: Channel,
+        log: CallLog,
+    ) -> BoxFuture<'a, Result<Outcome, Failure>> {
+        Box::pin(async move {
+            let cancellation = call.cancellation.clone();
+            let work = async {
+                match self.world()? {
+                    World::Contract => self.execute_contract(module, call, channel, &log).await,
+                    World::Command => self.execute_command(module, call, channel, &log).await,
+                }
+            };
+            unless_cancelled(Box::pin(work), &cancellation).await
+        })
+    }
+
+    fn send<'a>(
+        &'a self,
+        module: &'a str,
+        sending: Sending,
+    ) -> BoxFuture<'a, Result<Outcome, Failure>> {
+        Box::pin(async move {
+            let cancellation = sending.cancellation.clone();
+            unless_cancelled(Box::pin(self.run_sender(module, sending)), &cancellation).await
+        })
+    }
+}
+
+/// Drops a guest that does not end by itself after its cancellation.
+async fn unless_cancelled(
+    work: BoxFuture<'_, Result<Outcome, Failure>>,
+    cancellation: &CancellationToken,
+) -> Result<Outcome, Failure> {
+    tokio::select! {
+        ended = work => ended,
+        () = impatience(cancellation) => Err(Failure::Cancelled),
+    }
+}

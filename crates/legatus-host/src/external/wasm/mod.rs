@@ -1,0 +1,14 @@
+//! WebAssembly modules: one engine, one store for each call, and no store without limits.
+
+mod bindings;
+mod command;
+mod component;
+mod conversions;
+mod engine;
+mod failures;
+mod functions;
+mod state;
+mod surroundings;
+
+pub(crate) use component::{WasmModule, World};
+pub(crate) use engine::Engines;

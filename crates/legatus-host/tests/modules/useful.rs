@@ -1,0 +1,230 @@
+//! Modules that do what they should, of each kind.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use legatus_core::testing::{MemoryCaller, MemoryLocal};
+use legatus_core::{Arguments, Outcome, Registry};
+use legatus_host::external::Catalogue;
+use tracing::field::{Field, Visit};
+use tracing::instrument::WithSubscriber as _;
+use tracing::span;
+
+use crate::guests::{self, ECHO, HELLO, Wat};
+use crate::kit::{Kit, call, start};
+
+fn large() -> Vec<u8> {
+    (0..500_000_u32).flat_map(u32::to_le_bytes).collect()
+}
+
+pub(crate) async fn a_component_echoes_large_input() {
+    let kit = Kit::new();
+    kit.put("echo.wasm", Wat::new("wasm-echo", ECHO).component());
+    let input = large();
+    let (output, outcome) = call(&kit.module("wasm-echo"), &[], &input).await;
+    assert_eq!(outcome, Outcome::SUCCESS);
+    assert!(output == input);
+}
+
+pub(crate) async fn a_plain_command_writes_to_its_caller() {
+    for (body, expected) in [
+        ("(i32.const 0)", Outcome::Exit(0)),
+        ("(i32.const 1)", Outcome::Exit(1)),
+        ("(call $exit (i32.const 1)) (i32.const 0)", Outcome::Exit(1)),
+        ("(call $exit (i32.const 0)) (i32.const 1)", Outcome::Exit(0)),
+    ] {
+        let kit = Kit::new();
+        kit.put("plain.wasm", guests::command(body));
+        let (output, outcome) = call(&kit.module("plain"), &[], b"").await;
+        assert_eq!(outcome, expected, "{body}");
+        assert_eq!(output, b"hello from a command\n");
+    }
+}
+
+pub(crate) async fn a_library_echoes_large_input_and_tells_faults() {
+    let kit = Kit::new();
+    guests::library(&crate::hostile_native::source(), &kit.path("hostile.so"));
+    let module = kit.module("hostile");
+    let input = large();
+    let (output, outcome) = call(&module, &[], &input).await;
+    assert_eq!(outcome, Outcome::SUCCESS);
+    assert!(output == input);
+}
+
+/// In as few lines as the protocol needs.
+const EXECUTABLE: &str = r#"#!/usr/bin/python3
+import json, struct, sys
+source, sink = sys.stdin.buffer, sys.stdout.buffer
+def take():
+    length, kind = struct.unpack("<IB3x", source.read(8))
+    return kind, source.read(length)
+def give(kind, payload=b""):
+    sink.write(struct.pack("<IB3x", len(payload), kind) + payload)
+    sink.flush()
+kind, payload = take()
+if kind == 2:
+    about = {"name": "upper", "version": "1.0.0", "summary": "In capitals", "commander": True}
+    give(33, json.dumps({"protocol": 1, "modules": [about]}).encode())
+elif kind == 3:
+    while True:
+        give(34, struct.pack("<I", 1))
+        kind, payload = take()
+        if kind != 5:
+            break
+        give(5, payload.upper())
+    print("about to end", file=sys.stderr)
+    give(36, json.dumps({"exit": 4}).encode())
+"#;
+
+pub(crate) async fn an_executable_speaks_the_protocol() {
+    let kit = Kit::new();
+    kit.put_with_manifest(
+        "upper",
+        EXECUTABLE.as_bytes(),
+        "executable",
+        "[limits]\nmemory = 256\n",
+    );
+    let (output, outcome) = call(&kit.module("upper"), &[], b"hello").await;
+    assert_eq!(
+        (output.as_slice(), outcome),
+        (&b"HELLO"[..], Outcome::Exit(4))
+    );
+}
+
+pub(crate) async fn both_halves_of_a_component_talk_to_each_other() {
+    // The client half opens the call, writes what comes to standard output, and returns its outcome.
+    let sender = r#"
+      (call $open (i32.const 0) (i32.const 0) (i32.const 720))
+      (call $receive (i32.const 704))
+      (call $write (i32.load (i32.const 712)) (i32.load (i32.const 716)) (i32.const 720))
+      (call $outcome (i32.const 800))
+      (i32.store8 (i32.const 640) (i32.const 0))
+      (memory.copy (i32.const 644) (i32.const 800) (i32.const 24))
+      (i32.const 640)"#;
+    let kit = Kit::new();
+    let guest = Wat {
+        sender: Some(sender),
+        ..Wat::new("pair", HELLO)
+    };
+    kit.put("pair.wasm", guest.component());
+    let module = kit.module("pair");
+    let caller = MemoryCaller::new(Arc::clone(&module), 7);
+    let local = MemoryLocal::new();
+    let half = module.sender().unwrap();
+    let ended = half.send(Arguments::new(), &caller, &local).await;
+    assert_eq!(ended, Ok(Outcome::Exit(3)));
+    assert_eq!(local.stdout(), b"hello from wasm\n");
+}
+
+pub(crate) async fn what_changes_takes_effect_and_running_calls_keep_the_old_one() {
+    let kit = Kit::new();
+    kit.put("a.wasm", Wat::new("changing", ECHO).component());
+    let catalogue = kit.catalogue();
+    let resolve = |catalogue: &Catalogue| {
+        let registry = catalogue.registry(&Registry::new());
+        registry.resolve("changing").cloned()
+    };
+    assert!(!catalogue.scan(), "nothing has changed");
+    let running = start(&resolve(&catalogue).unwrap(), &[]);
+    fs::remove_file(kit.path("a.wasm")).unwrap();
+    kit.put("b.wasm", Wat::new("changing", HELLO).component());
+    assert!(catalogue.scan());
+    let (output, outcome) = call(&resolve(&catalogue).unwrap(), &[], b"").await;
+    assert_eq!(
+        (output.as_slice(), outcome),
+        (&b"hello from wasm\n"[..], Outcome::Exit(3))
+    );
+    let (sender, mut receiver, outcome) = running.split();
+    sender.send("old".into()).await.unwrap();
+    drop(sender);
+    assert_eq!(receiver.receive().await.unwrap(), "old");
+    assert_eq!(outcome.await.unwrap(), Outcome::SUCCESS);
+    fs::remove_file(kit.path("b.wasm")).unwrap();
+    assert!(catalogue.scan());
+    assert!(resolve(&catalogue).is_err());
+}
+
+pub(crate) async fn what_was_compiled_once_is_not_compiled_again() {
+    let kit = Kit::new();
+    kit.put("a.wasm", Wat::new("once", HELLO).component());
+    kit.module("once");
+    let written = |kit: &Kit| {
+        let entries = fs::read_dir(&kit.settings.cache).unwrap().flatten();
+        let mut all: Vec<_> = entries
+            .filter(|entry| entry.file_name() != "index.json")
+            .map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap()))
+            .collect();
+        all.sort();
+        all
+    };
+    let before = written(&kit);
+    assert_eq!(before.len(), 2, "code and description: {before:?}");
+    let (_, outcome) = call(&kit.module("once"), &[], b"").await;
+    assert_eq!(outcome, Outcome::Exit(3));
+    assert_eq!(written(&kit), before);
+}
+
+pub(crate) async fn a_module_of_the_first_contract_still_loads() {
+    // Its source and the contract that it was written against are kept as they were published.
+    let kit = Kit::new();
+    kit.put(
+        "first.wasm",
+        Wat::new("first", HELLO).component_of_first_contract(),
+    );
+    let (output, outcome) = call(&kit.module("first"), &[], b"").await;
+    assert_eq!(
+        (output.as_slice(), outcome),
+        (&b"hello from wasm\n"[..], Outcome::Exit(3))
+    );
+    guests::library_of_first_contract(&kit.path("first.so"));
+    let (output, outcome) = call(&kit.module("first-library"), &[], b"still").await;
+    assert_eq!(
+        (output.as_slice(), outcome),
+        (&b"still"[..], Outcome::SUCCESS)
+    );
+}
+
+/// How many lines a guest logs during some work.
+pub(crate) async fn count_log_lines(work: impl Future<Output = ()>) -> usize {
+    let lines = Arc::new(AtomicUsize::new(0));
+    let counter = Counter(Arc::clone(&lines));
+    work.with_subscriber(counter).await;
+    lines.load(Ordering::Relaxed)
+}
+
+/// Counts the lines of guests: those that name a module.
+struct Counter(Arc<AtomicUsize>);
+
+struct OfModule(bool);
+
+impl Visit for OfModule {
+    fn record_debug(&mut self, field: &Field, _: &dyn std::fmt::Debug) {
+        self.0 |= field.name() == "module";
+    }
+}
+
+impl tracing::Subscriber for Counter {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("legatus_host")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut of_module = OfModule(false);
+        event.record(&mut of_module);
+        self.0
+            .fetch_add(usize::from(of_module.0), Ordering::Relaxed);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
