@@ -147,10 +147,10 @@ scripts_leave_nothing() {
 killed_scripts_leave_nothing() {
     begin_script
     printf '%s\n' '#!/bin/sh' "# $marker" 'echo $$; sleep 1000' >"$script"
-    start "$LEGATUS" shell "$host" --script "$script" >"$out" 2>"$err" </dev/null
+    start "$LEGATUS" shell "$host" --linger 1 --script "$script" >"$out" 2>"$err" </dev/null
     await 10 "the script runs" grep -q . "$out"
     kill -KILL "$started"
-    await 10 "the script ends with its client" gone "$(<"$out")"
+    await 10 "the script ends when its client does not come back" gone "$(<"$out")"
     expect_nothing_left
 }
 
@@ -158,7 +158,7 @@ half_uploaded_scripts_never_run() {
     begin_script
     rm -f "$script"
     mkfifo "$script"
-    start "$LEGATUS" shell "$host" --interpreter sh --script "$script" >"$out" 2>"$err" </dev/null
+    start "$LEGATUS" shell "$host" --linger 1 --interpreter sh --script "$script" >"$out" 2>"$err" </dev/null
     exec 9>"$script"
     printf 'touch %q # %s\n' "$work/ran" "$marker" >&9
     kill -KILL "$started"

@@ -282,7 +282,7 @@ run_aside() {
 
 drain_is_bounded() {
     start_server --drain-timeout 1
-    start "$LEGATUS" shell "$host" -- sh -c 'echo $$; exec sleep 1000' >"$out" 2>"$err" </dev/null
+    start "$LEGATUS" shell "$host" --linger 0 -- sh -c 'echo $$; exec sleep 1000' >"$out" 2>"$err" </dev/null
     await 10 "the call runs" grep -q . "$out"
     kill -TERM "$server_pid"
     await_exit 10 "$started"
@@ -296,7 +296,7 @@ drain_is_bounded() {
 
 killed_server_leaves_no_process() {
     start_server
-    start "$LEGATUS" shell "$host" -- sh -c 'setsid sleep 1000 & echo $!; sleep 1001 & echo $!; wait' >"$out" 2>"$err" </dev/null
+    start "$LEGATUS" shell "$host" --linger 0 -- sh -c 'setsid sleep 1000 & echo $!; sleep 1001 & echo $!; wait' >"$out" 2>"$err" </dev/null
     await 10 "the command runs" eval '(($(wc -l <"$out") == 2))'
     kill -KILL "$server_pid"
     await_exit 40 "$started"
@@ -464,7 +464,7 @@ sleep 1004'
 
 killed_client_ends_the_tree() {
     start_server
-    start "$LEGATUS" shell "$host" -- sh -c "$forks" >"$out" 2>"$err" </dev/null
+    start "$LEGATUS" shell "$host" --linger 1 -- sh -c "$forks" >"$out" 2>"$err" </dev/null
     await 10 "all four fork" eval '(($(wc -l <"$out") == 4))'
     local process
     while read -r process; do running "$process" || fail "process $process does not run"; done <"$out"
@@ -525,7 +525,7 @@ cut_cable() {
     two_machines
     local shell copy process began
     truncate -s 8G "$work/large"
-    start ip netns exec "$here" "$LEGATUS" shell "$host" -- sh -c "$forks" >"$work/cut.out" 2>"$work/cut.err" </dev/null
+    start ip netns exec "$here" "$LEGATUS" shell "$host" --linger 1 -- sh -c "$forks" >"$work/cut.out" 2>"$work/cut.err" </dev/null
     shell=$started
     mkdir "$work/cut"
     # Slow enough to be cut in the middle.

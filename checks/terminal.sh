@@ -266,8 +266,8 @@ by_term() { kill -TERM "$(client)"; }
 by_hang_up() { kill -HUP "$(client)"; }
 by_interrupt() { kill -INT "$(client)"; kill -INT "$(client)"; sleep 0.2; kill -TERM "$(client)" || true; }
 by_abort() { kill -ABRT "$(client)"; }
-by_killing_the_server() { kill -KILL "$server_pid"; }
-by_draining_the_server() { kill -TERM "$server_pid"; }
+by_killing_the_server() { kill -KILL "$server_pid"; see 'reconnecting' 40; press Enter '~' .; }
+by_draining_the_server() { kill -TERM "$server_pid"; see 'reconnecting' 60; press Enter '~' .; }
 by_killing_the_remote_shell() { type_line 'kill -KILL $$'; }
 
 mode_while_stopped() {

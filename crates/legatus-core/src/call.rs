@@ -1,6 +1,7 @@
 //! One invocation of a module, as its Commander sees it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use crate::{ControlReceiver, Peer, Permit, ServerAccess};
+use crate::{ControlReceiver, Pattern, Peer, Permit, ServerAccess};
 
 /// Names a call, together with the identity of its caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +62,8 @@ pub struct Request {
     /// The deadline that the Sender asks for: the server ends the call with
     /// [`Outcome::Timeout`](crate::Outcome::Timeout) after so long.
     pub timeout: Option<Duration>,
+    /// Has the call outlive its connection; `None`: it ends with it.
+    pub keeping: Option<crate::Keeping>,
 }
 
 impl Request {
@@ -87,6 +90,18 @@ impl Request {
     }
 }
 
+/// What the server's configuration says of the user as whom a call runs, where that differs from
+/// what the system's user database says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Account {
+    /// The home folder.
+    pub home: Option<PathBuf>,
+    /// The login shell.
+    pub shell: Option<PathBuf>,
+    /// The names of variables that the caller may set; `None`: any.
+    pub variables: Option<Vec<Pattern>>,
+}
+
 /// One invocation of a module, as its Commander sees it. None exists without a [`Permit`].
 #[derive(Debug)]
 pub struct Call {
@@ -102,6 +117,10 @@ pub struct Call {
     pub cancellation: CancellationToken,
     /// Signals and resizes for what the call runs.
     pub controls: ControlReceiver,
+    /// How the call outlives its connection, where it can.
+    pub persistence: Option<crate::Persistence>,
+    /// What is said of the user as whom the call runs.
+    pub account: Account,
     server: Option<ServerAccess>,
     span: Span,
 }
@@ -124,6 +143,8 @@ impl Call {
             deadline: None,
             cancellation: CancellationToken::new(),
             controls,
+            persistence: None,
+            account: Account::default(),
             server: None,
             span,
         }

@@ -18,6 +18,8 @@ pub struct TerminalSize {
 pub enum Control {
     /// End the call; its outcome is `cancelled`.
     Cancel,
+    /// The caller leaves; the call, which is kept, goes on without it.
+    Detach,
     /// Send this signal (Linux numbering) to what the call runs.
     Signal(u8),
     /// The caller's terminal has a new size.

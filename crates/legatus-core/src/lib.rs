@@ -18,6 +18,7 @@ mod peer;
 mod policy;
 mod registry;
 mod server;
+mod session;
 mod settings;
 mod socket;
 mod spec;
@@ -26,20 +27,22 @@ pub mod testing;
 pub mod wire;
 
 pub use arguments::{ArgumentError, Arguments};
-pub use call::{Call, CallId, InvalidCallId, Request};
+pub use call::{Account, Call, CallId, InvalidCallId, Request};
 pub use channel::{Channel, ChannelClosed, ChannelReceiver, ChannelSender, Traffic};
 pub use control::{Control, ControlReceiver, ControlSender, TerminalSize};
 pub use fault::Fault;
 pub use host::{DEFAULT_PORT, Host, InvalidHost, Location};
 pub use local::{Input, Local, Output, Progress, Stream, Terminal, UserSignal};
 pub use module::{
-    BoxFuture, Caller, Commander, Conversation, Inspection, Module, Origin, PendingOutcome, Sender,
+    BoxFuture, Caller, Commander, Conversation, Inspection, Link, Module, Origin, PendingOutcome,
+    Sender,
 };
 pub use outcome::Outcome;
 pub use peer::Peer;
 pub use policy::{Decision, Denied, Pattern, Permit, Policy, Rule};
 pub use registry::{Registry, RegistryError, UnknownModule};
 pub use server::{ServerAccess, ServerControl, ServerFacts};
+pub use session::{Attach, FETCHED, Keeping, Kept, Persistence, SessionInfo, Sessions, Taken};
 pub use settings::Settings;
 pub use socket::{Connection, Listener, SocketName};
 pub use spec::{

@@ -23,3 +23,18 @@ pub const CONTROLS: usize = 32;
 /// Arguments of one call, all together with the request, in bytes: what Linux allows to `execve`
 /// by default (a quarter of an 8 MiB stack limit), below the wire's message size.
 pub const REQUEST_BYTES: usize = 1 << 20;
+
+/// Bytes of messages that a kept call holds at most: what waits for a client that is away, and what
+/// is there for those who attach later. About as many lines as people scroll back through.
+pub const SESSION_BYTES: usize = 8 << 20;
+
+/// Bytes of a client's own messages that it keeps until the other side has taken them, at most.
+/// More than the windows on the way hold, so that it never waits for acknowledgements alone.
+pub const UNTAKEN_BYTES: usize = 8 << 20;
+
+/// Bytes of a kept call's name; a label for people.
+pub const SESSION_NAME_BYTES: usize = 64;
+
+/// The longest that a call is kept without a client, or its outcome without anyone to take it:
+/// whoever has not come back after a month will not.
+pub const SESSION_TIME: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);

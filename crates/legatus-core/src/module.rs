@@ -121,6 +121,23 @@ pub trait Sender: Send + Sync {
         caller: &'a dyn Caller,
         local: &'a dyn Local,
     ) -> BoxFuture<'a, Result<Outcome, Fault>>;
+
+    /// Drives a kept call of this module that somebody has opened before, using nothing of the
+    /// user's machine but `local`. The conversation begins with what is kept of its messages.
+    ///
+    /// # Errors
+    /// When the module's calls cannot be attached to, or as [`Sender::send`].
+    fn attach<'a>(
+        &'a self,
+        attach: crate::Attach,
+        caller: &'a dyn Caller,
+        local: &'a dyn Local,
+    ) -> BoxFuture<'a, Result<Outcome, Fault>> {
+        let _ = (attach, caller, local);
+        Box::pin(std::future::ready(Err(Fault::new(
+            "calls of this module cannot be attached to",
+        ))))
+    }
 }
 
 /// Opens calls of one module on one host; given to that module's Sender.
@@ -130,6 +147,37 @@ pub trait Caller: Send + Sync {
     /// # Errors
     /// When the connection is gone or the request is longer than the wire takes.
     fn open(&self, request: Request) -> BoxFuture<'_, Result<Conversation, Fault>>;
+
+    /// Attaches to a kept call. The server's refusal, if any, is the conversation's outcome.
+    ///
+    /// # Errors
+    /// When calls cannot be kept here, or the connection is gone.
+    fn attach(&self, attach: crate::Attach) -> BoxFuture<'_, Result<Conversation, Fault>> {
+        let _ = attach;
+        Box::pin(std::future::ready(Err(Fault::new(
+            "calls cannot be attached to here",
+        ))))
+    }
+
+    /// Waits for the next change of the connection that kept calls use; never returns where there
+    /// is none.
+    fn link(&self) -> BoxFuture<'_, Link> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Waits until what the calls had to say last, such as a cancellation, has left.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// What has become of the connection of kept calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// It is lost, for this reason; another one is being made.
+    Lost(String),
+    /// There is one again.
+    Back,
 }
 
 /// The client's end of a running call. Dropping it cancels the call.

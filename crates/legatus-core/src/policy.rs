@@ -46,6 +46,8 @@ pub struct Rule {
     pub effects: Effects,
     /// What it says.
     pub decision: Decision,
+    /// Whether an allowing rule reaches the kept calls of other identities, too.
+    pub others: bool,
 }
 
 impl Rule {
@@ -123,7 +125,17 @@ impl Policy {
             module: Pattern::new("*"),
             effects: Effects::ALL,
             decision: Decision::Allow,
+            others: false,
         }])
+    }
+
+    /// Whether a peer may list, attach to and end the kept calls that others have made of a module.
+    pub fn reaches_others(&self, peer: &Peer, spec: &Spec) -> bool {
+        let rule = self
+            .rules
+            .iter()
+            .find(|rule| rule.matches(peer, &spec.name, spec.effects));
+        rule.is_some_and(|rule| rule.decision == Decision::Allow && rule.others)
     }
 
     /// Decides whether a peer may call a module with these effects.
@@ -167,6 +179,7 @@ mod tests {
             module: Pattern::new(module),
             effects,
             decision,
+            others: false,
         }
     }
 

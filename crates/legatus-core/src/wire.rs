@@ -9,6 +9,8 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/legatus.v1.rs"));
 }
 
+use std::time::Duration;
+
 pub use generated::*;
 
 use crate::ArgumentKind;
@@ -77,6 +79,7 @@ impl From<crate::Control> for control_request::Control {
     fn from(control: crate::Control) -> Self {
         match control {
             crate::Control::Cancel => Self::Cancel(Empty {}),
+            crate::Control::Detach => Self::Detach(Empty {}),
             crate::Control::Signal(signal) => Self::Signal(signal.into()),
             crate::Control::Resize(size) => Self::Resize(TerminalSize {
                 columns: size.columns.into(),
@@ -98,6 +101,7 @@ impl TryFrom<Option<control_request::Control>> for crate::Control {
         let cells = |number: u32| u16::try_from(number).ok().filter(|cells| *cells > 0);
         match control {
             Some(Control::Cancel(Empty {})) => Ok(Self::Cancel),
+            Some(Control::Detach(Empty {})) => Ok(Self::Detach),
             Some(Control::Signal(signal @ 1..=64)) => u8::try_from(signal)
                 .map(Self::Signal)
                 .map_err(|_| InvalidControl),
@@ -107,6 +111,68 @@ impl TryFrom<Option<control_request::Control>> for crate::Control {
                 Ok(Self::Resize(crate::TerminalSize { columns, rows }))
             }
             Some(Control::Signal(_)) | None => Err(InvalidControl),
+        }
+    }
+}
+
+impl From<crate::Keeping> for Keeping {
+    fn from(keeping: crate::Keeping) -> Self {
+        Self {
+            linger_milliseconds: milliseconds(keeping.linger),
+            keep_milliseconds: milliseconds(keeping.keep),
+            name: keeping.name,
+            replay_bytes: keeping.replay_bytes as u64,
+            terminal: keeping.terminal,
+        }
+    }
+}
+
+impl From<Keeping> for crate::Keeping {
+    /// Whatever a peer says is brought within the limits.
+    fn from(keeping: Keeping) -> Self {
+        let mut name = keeping.name;
+        name.truncate(name.floor_char_boundary(crate::limits::SESSION_NAME_BYTES));
+        let keep = match keeping.keep_milliseconds {
+            0 => Self::default().keep,
+            given => Duration::from_millis(given).min(crate::limits::SESSION_TIME),
+        };
+        Self {
+            linger: Duration::from_millis(keeping.linger_milliseconds)
+                .min(crate::limits::SESSION_TIME),
+            keep,
+            name,
+            replay_bytes: usize::try_from(keeping.replay_bytes)
+                .unwrap_or(usize::MAX)
+                .min(crate::limits::SESSION_BYTES),
+            terminal: keeping.terminal,
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    // Zero would mean something else.
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+impl From<crate::Attach> for Attach {
+    fn from(attach: crate::Attach) -> Self {
+        Self {
+            session: attach.session,
+            resume: attach.resume,
+            received: attach.received,
+            read_only: attach.read_only,
+        }
+    }
+}
+
+impl From<Attach> for crate::Attach {
+    fn from(attach: Attach) -> Self {
+        Self {
+            session: attach.session,
+            resume: attach.resume,
+            received: attach.received,
+            read_only: attach.read_only,
+            terminal: false,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The wire's bytes, as every client of any language and age must see them.
 
 use legatus_core::wire::{
-    CallReply, CallRequest, ControlRequest, Open, TerminalSize, call_reply, call_request,
-    control_request,
+    Attach, CallReply, CallRequest, ControlRequest, Keeping, Open, Taken, TerminalSize, call_reply,
+    call_request, control_request,
 };
 use legatus_core::{Fault, Outcome};
 use proptest::prelude::*;
@@ -17,6 +17,30 @@ fn open() -> CallRequest {
             arguments: vec!["a b".into(), vec![0, 255].into()],
             request: "r".into(),
             timeout_milliseconds: 300,
+            keeping: None,
+            attach: None,
+        })),
+    }
+}
+
+fn attach() -> CallRequest {
+    CallRequest {
+        part: Some(call_request::Part::Open(Open {
+            call_id: "c1".to_owned(),
+            keeping: Some(Keeping {
+                linger_milliseconds: 64000,
+                keep_milliseconds: 1000,
+                name: "job".to_owned(),
+                replay_bytes: 7,
+                terminal: true,
+            }),
+            attach: Some(Attach {
+                session: "s".to_owned(),
+                resume: true,
+                received: 5,
+                read_only: true,
+            }),
+            ..Open::default()
         })),
     }
 }
@@ -40,7 +64,7 @@ fn resize() -> ControlRequest {
 
 #[test]
 fn messages_keep_their_golden_bytes() {
-    let golden: [(Vec<u8>, &[u8]); 4] = [
+    let golden: [(Vec<u8>, &[u8]); 7] = [
         (
             open().encode_to_vec(),
             b"\x0a\x1e\x0a\x02c1\x12\x04echo\x1a\x031.2\x22\x03a b\x22\x02\x00\xff\x2a\x01r\x30\xac\x02",
@@ -53,6 +77,27 @@ fn messages_keep_their_golden_bytes() {
             }
             .encode_to_vec(),
             b"\x0a\x04data",
+        ),
+        (
+            attach().encode_to_vec(),
+            b"\x0a\x21\x0a\x02c1\x3a\x10\x08\x80\xf4\x03\x10\xe8\x07\x1a\x03job\x20\x07\x28\x01\x42\x09\x0a\x01s\x10\x01\x18\x05\x20\x01",
+        ),
+        (
+            CallRequest {
+                part: Some(call_request::Part::Received(300)),
+            }
+            .encode_to_vec(),
+            b"\x18\xac\x02",
+        ),
+        (
+            CallReply {
+                part: Some(call_reply::Part::Taken(Taken {
+                    messages: 1,
+                    next: 2,
+                })),
+            }
+            .encode_to_vec(),
+            b"\x1a\x04\x08\x01\x10\x02",
         ),
     ];
     for (encoded, bytes) in golden {

@@ -32,6 +32,17 @@ pub(crate) enum Frame {
     Release(u8),
     /// Control: the half at this end receives no more; messages to it are discarded.
     Deaf,
+    /// To the holder of a kept call, first: what a server wants of it.
+    Attach(Bytes),
+    /// To the server: what the call is, and how it is.
+    Hello(Bytes),
+    /// Control, to the holder: so many of the Commander's messages have reached the client.
+    Received(u64),
+    /// Control, to the server: how far the client's messages have come, and where the Commander's
+    /// go on.
+    Taken { messages: u64, next: u64 },
+    /// Data, to the server: the client has left as it said, the call goes on; nothing follows.
+    Left,
 }
 
 /// The bytes before a payload.
@@ -84,13 +95,17 @@ fn bounds(kind: u8) -> Option<(u32, u32)> {
     Some(match kind {
         1 | 4 => (0, most),
         2 => (5, 5),
-        3 | 9 => (0, 0),
+        3 | 9 | 14 => (0, 0),
         // A user's groups, at most 65,536 of them (NGROUPS_MAX), five bytes each.
         5 => (0, 1 << 19),
         // A request (limits::REQUEST_BYTES) and what surrounds its arguments, were they all short.
         6 => (0, 1 << 22),
         7 => (0, 64),
         8 => (1, 1),
+        // Ids, names, a line that sums up the request, and a fault.
+        10 | 11 => (0, 1 << 16),
+        12 => (8, 8),
+        13 => (16, 16),
         _ => return None,
     })
 }
@@ -111,6 +126,15 @@ impl Frame {
             Self::Control(control) => (7, control),
             Self::Release(slots) => (8, Bytes::copy_from_slice(&[slots])),
             Self::Deaf => (9, Bytes::new()),
+            Self::Attach(attach) => (10, attach),
+            Self::Hello(hello) => (11, hello),
+            Self::Received(count) => (12, Bytes::copy_from_slice(&count.to_le_bytes())),
+            Self::Taken { messages, next } => {
+                let mut both = messages.to_le_bytes().to_vec();
+                both.extend(next.to_le_bytes());
+                (13, both.into())
+            }
+            Self::Left => (14, Bytes::new()),
         };
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let mut head = Vec::with_capacity(HEADER_BYTES);
@@ -135,9 +159,21 @@ impl Frame {
             7 => Self::Control(payload),
             8 => Self::Release(payload.try_get_u8().map_err(|_| FrameError::Truncated)?),
             9 => Self::Deaf,
+            10 => Self::Attach(payload),
+            11 => Self::Hello(payload),
+            12 => Self::Received(number(&mut payload)?),
+            13 => Self::Taken {
+                messages: number(&mut payload)?,
+                next: number(&mut payload)?,
+            },
+            14 => Self::Left,
             kind => return Err(FrameError::UnknownKind(kind)),
         })
     }
+}
+
+fn number(payload: &mut Bytes) -> Result<u64, FrameError> {
+    payload.try_get_u64_le().map_err(|_| FrameError::Truncated)
 }
 
 /// Writes one frame whole.
@@ -156,6 +192,11 @@ pub(crate) fn read_payload(
     let mut payload = vec![0; header.payload_bytes()];
     socket.read_exact(&mut payload).map_err(FrameError::Read)?;
     Frame::decode(header, payload.into())
+}
+
+/// The length of the payload behind a header.
+pub(crate) fn payload_bytes(header: [u8; HEADER_BYTES]) -> Result<usize, FrameError> {
+    Ok(Header::decode(header)?.payload_bytes())
 }
 
 /// Reads one frame and nothing behind it.
@@ -247,7 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_kinds_and_ends_inside_a_frame_are_errors() {
-        for kind in [0, 10, 255] {
+        for kind in [0, 15, 255] {
             let told = first(&[kind, 0, 0, 0, 0]).await;
             assert!(matches!(told, Err(FrameError::UnknownKind(_))));
         }
@@ -269,6 +310,12 @@ mod tests {
             bytes(64).prop_map(Frame::Control),
             any::<u8>().prop_map(Frame::Release),
             Just(Frame::Deaf),
+            bytes(100).prop_map(Frame::Attach),
+            bytes(100).prop_map(Frame::Hello),
+            any::<u64>().prop_map(Frame::Received),
+            (any::<u64>(), any::<u64>())
+                .prop_map(|(messages, next)| Frame::Taken { messages, next }),
+            Just(Frame::Left),
         ]
     }
 

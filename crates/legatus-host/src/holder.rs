@@ -1,8 +1,7 @@
 //! The child's side: becomes the caller's user, then runs one Commander.
 
 use std::ffi::OsStr;
-use std::io::{self, IoSliceMut, Read};
-use std::mem::MaybeUninit;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -18,7 +17,6 @@ use legatus_core::{
 };
 use prost::Message;
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -26,9 +24,11 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::frame::{self, Frame, FrameError, HEADER_BYTES};
-use crate::messages::{self, Opening, Start};
+use crate::descriptors;
+use crate::frame::{self, Frame, FrameError};
+use crate::messages::{self, Facts, Opening, Start};
 use crate::pump::{Link, Notices, PumpError};
+use crate::session::{self, Keep};
 use crate::slab::End;
 use crate::user::UserError;
 
@@ -78,7 +78,7 @@ fn serve(registry: &Registry) -> Result<(), HolderError> {
     // somebody has seen to that already.
     rustix::process::setsid().ok();
     rustix::thread::set_name(c"legatus-holder").ok();
-    let (start, memory) = receive_start(&mut control)?;
+    let (start, memory, sessions) = receive_start(&mut control)?;
     if let Some(user) = &start.user
         && let Err(error) = user.assume()
     {
@@ -93,9 +93,10 @@ fn serve(registry: &Registry) -> Result<(), HolderError> {
         std::env::set_current_dir("/").map_err(system("enter the root folder"))?;
     }
     // Only now is anything taken apart that a client has said.
-    let opening = receive_opening(&mut control)?;
+    let mut opening = receive_opening(&mut control)?;
+    let keep = keep(&mut opening, sessions, start.server_uid);
     match prepare(opening, registry) {
-        Ok(prepared) => run(prepared, data, control, memory),
+        Ok(prepared) => run(prepared, data, control, memory, keep),
         Err(fault) => tell(&mut data, Outcome::Unavailable(fault)),
     }
     .map_err(system("run the call"))
@@ -140,31 +141,23 @@ fn take_sockets() -> io::Result<(StdUnixStream, StdUnixStream)> {
     Ok((data.into(), control.into()))
 }
 
-/// Receives the first frame, and the shared memory with it.
-fn receive_start(control: &mut StdUnixStream) -> Result<(Start, OwnedFd), HolderError> {
-    let mut header = [0; HEADER_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        &*control,
-        &mut [IoSliceMut::new(&mut header)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )
-    .map_err(|error| HolderError::NotStartedByServer(FrameError::Read(error.into())))?;
-    let memory = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    if received.bytes != HEADER_BYTES {
-        return Err(HolderError::NotStartedByServer(FrameError::Truncated));
-    }
+/// Receives the first frame, and with it the shared memory and, for a call that may be kept, the
+/// folder of its user's sessions.
+fn receive_start(
+    control: &mut StdUnixStream,
+) -> Result<(Start, OwnedFd, Option<OwnedFd>), HolderError> {
+    let received = descriptors::receive_header(&*control);
+    let (header, descriptors) =
+        received.map_err(|error| HolderError::NotStartedByServer(FrameError::Read(error)))?;
     let frame = frame::read_payload(control, header).map_err(HolderError::NotStartedByServer)?;
     let Frame::User(start) = frame else {
         return Err(HolderError::Unintelligible);
     };
     let start = Start::decode(start).map_err(|_| HolderError::Unintelligible)?;
-    Ok((start, memory.ok_or(HolderError::Unintelligible)?))
+    let mut descriptors = descriptors.into_iter();
+    let memory = descriptors.next().ok_or(HolderError::Unintelligible)?;
+    let sessions = descriptors.next().filter(|_| start.has_sessions);
+    Ok((start, memory, sessions))
 }
 
 fn receive_opening(control: &mut impl Read) -> Result<Opening, HolderError> {
@@ -185,20 +178,38 @@ fn tell(data: &mut StdUnixStream, outcome: Outcome) -> io::Result<()> {
 
 /// The frame of an outcome. A fault that is too long for it is replaced.
 fn outcome_frame(outcome: Outcome) -> Frame {
+    Frame::Outcome(outcome_bytes(outcome))
+}
+
+/// An outcome as it travels.
+pub(crate) fn outcome_bytes(outcome: Outcome) -> Bytes {
     let mut bytes = wire::Outcome::from(outcome).encode_to_vec();
     if bytes.len() > limits::MESSAGE_BYTES {
         let fault = Fault::new("the module failed, with a fault too long to be told");
         bytes = wire::Outcome::from(Outcome::Failed(fault)).encode_to_vec();
     }
-    Frame::Outcome(bytes.into())
+    bytes.into()
+}
+
+/// How the call is kept, if it is to be.
+fn keep(opening: &mut Opening, folder: Option<OwnedFd>, server_uid: u32) -> Option<Keep> {
+    let sealed = opening.session.take()?;
+    let keeping = opening.open.as_mut()?.keeping.take()?;
+    Some(Keep {
+        keeping: keeping.into(),
+        facts: Facts::decode(sealed.facts.clone()).ok()?,
+        sealed,
+        folder: folder?,
+        server_uid,
+    })
 }
 
 /// A call that is ready to run.
-struct Prepared {
-    module: Arc<dyn Module>,
-    call: Call,
-    controls: ControlSender,
-    inline_bytes: usize,
+pub(crate) struct Prepared {
+    pub(crate) module: Arc<dyn Module>,
+    pub(crate) call: Call,
+    pub(crate) controls: ControlSender,
+    pub(crate) inline_bytes: usize,
 }
 
 fn prepare(opening: Opening, registry: &Registry) -> Result<Prepared, Fault> {
@@ -218,6 +229,9 @@ fn prepare(opening: Opening, registry: &Registry) -> Result<Prepared, Fault> {
     let (deadline, request) = messages::deadline_and_request(open);
     let mut call = Call::new(id, peer, permit, request, receiver);
     call.deadline = deadline;
+    if let Some(account) = opening.account {
+        call.account = account.into();
+    }
     Ok(Prepared {
         module,
         call,
@@ -231,6 +245,7 @@ fn run(
     data: StdUnixStream,
     control: StdUnixStream,
     memory: OwnedFd,
+    keep: Option<Keep>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -239,7 +254,10 @@ fn run(
     control.set_nonblocking(true)?;
     let told = runtime.block_on(async {
         let sockets = (UnixStream::from_std(data)?, UnixStream::from_std(control)?);
-        converse(prepared, sockets, memory).await
+        match keep {
+            Some(keep) => session::run(prepared, sockets, memory, keep).await,
+            None => converse(prepared, sockets, memory).await,
+        }
     });
     // Work that cannot be cancelled (a read of a slow disk) ends with the process.
     runtime.shutdown_background();
@@ -277,7 +295,7 @@ async fn converse(
         std::future::pending().await
     };
     let controls = async {
-        let deliver = |control| deliver(control, &prepared.controls, &cancellation);
+        let deliver = |frame| deliver(frame, &prepared.controls, &cancellation);
         if let Err(error) = link.control_reader.pump(deliver).await {
             tracing::error!(%error, "the server's controls cannot be read");
         }
@@ -304,7 +322,7 @@ async fn converse(
 }
 
 /// Starts the Commander in a task of its own, so that a panic is no more than its outcome.
-fn command(
+pub(crate) fn command(
     module: Arc<dyn Module>,
     call: Call,
     channel: Channel,
@@ -319,7 +337,7 @@ fn command(
     tokio::spawn(execution.instrument(span))
 }
 
-fn ended(result: Result<Result<Outcome, Fault>, JoinError>) -> Outcome {
+pub(crate) fn ended(result: Result<Result<Outcome, Fault>, JoinError>) -> Outcome {
     match result {
         Ok(told) => told.into(),
         Err(error) if error.is_panic() => Outcome::Failed(Fault::new("the module panicked")),
@@ -329,13 +347,17 @@ fn ended(result: Result<Result<Outcome, Fault>, JoinError>) -> Outcome {
 
 /// Passes a control of the server on.
 fn deliver(
-    control: Bytes,
+    frame: Frame,
     controls: &ControlSender,
     cancellation: &CancellationToken,
 ) -> Result<(), PumpError> {
+    let Frame::Control(control) = frame else {
+        return Err(PumpError::Misplaced);
+    };
     let request = wire::ControlRequest::decode(control).map_err(|_| PumpError::Unintelligible)?;
     match Control::try_from(request.control) {
-        Ok(Control::Cancel) => cancellation.cancel(),
+        // Without being kept it cannot go on alone.
+        Ok(Control::Cancel | Control::Detach) => cancellation.cancel(),
         // It is dropped when too many wait already.
         Ok(control) => drop(controls.send(control)),
         Err(_) => return Err(PumpError::Unintelligible),

@@ -4,13 +4,16 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
+use legatus_core::{Fault, Pattern};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::process::{Child, Command};
 
-use crate::messages::{RunAs, Start};
+use crate::SessionFolder;
+use crate::messages::{Account, RunAs, Start};
 use crate::user::User;
 
 /// Messages up to so many bytes travel through the socket, longer ones through shared memory:
@@ -28,6 +31,10 @@ pub struct Launcher {
     pub arguments: Vec<OsString>,
     /// The user that holders become before they do anything; without one they stay the server's.
     pub run_as: Option<User>,
+    /// The users of identities, the first that fits; no user, no call. Goes before `run_as`.
+    pub users: Option<Vec<(Pattern, User)>>,
+    /// The variables that callers may set, as patterns of names; `None`: any.
+    pub variables: Option<Vec<String>>,
     /// Messages up to so many bytes travel through the socket, longer ones through shared memory.
     pub inline_bytes: usize,
     /// Variables of the holders' environment, see [`Launcher::with_environment`].
@@ -35,6 +42,8 @@ pub struct Launcher {
     /// The soft limit of open files in holders, if it is another than the server's own: a server
     /// raises it for itself, but programs that use select(2) fail above 1024.
     pub descriptor_limit: Option<u64>,
+    /// Where calls are kept that outlive their connection; without it none are.
+    pub sessions: Option<Arc<SessionFolder>>,
 }
 
 impl Launcher {
@@ -44,9 +53,12 @@ impl Launcher {
             executable: "/proc/self/exe".into(),
             arguments: arguments.into_iter().map(Into::into).collect(),
             run_as: None,
+            users: None,
+            variables: None,
             inline_bytes: DEFAULT_INLINE_BYTES,
             environment: Vec::new(),
             descriptor_limit: None,
+            sessions: None,
         }
     }
 
@@ -71,6 +83,13 @@ impl Launcher {
         self
     }
 
+    /// Calls that ask for it are kept there.
+    #[must_use]
+    pub fn with_sessions(mut self, sessions: Arc<SessionFolder>) -> Self {
+        self.sessions = Some(sessions);
+        self
+    }
+
     /// Holders become this user.
     #[must_use]
     pub fn with_user(mut self, user: User) -> Self {
@@ -78,10 +97,33 @@ impl Launcher {
         self
     }
 
+    /// The user as whom an identity's calls run; `Ok(None)`: the server's own.
+    ///
+    /// # Errors
+    /// When the identity has none.
+    pub(crate) fn user_of(&self, identity: &str) -> Result<Option<&User>, Fault> {
+        let Some(users) = &self.users else {
+            return Ok(self.run_as.as_ref());
+        };
+        let fits = |(pattern, _): &&(Pattern, User)| pattern.matches(identity);
+        match users.iter().find(fits) {
+            Some((_, user)) => Ok(Some(user)),
+            None => Err(Fault::new(format!(
+                "no user of the server's system belongs to `{identity}`"
+            ))
+            .with_hint("[[user]] in the server's configuration says which does")),
+        }
+    }
+
     /// Starts a holder with its ends of the two sockets as standard input and output. Nothing here
     /// may need code between fork and exec: without it the child shares the server's memory until
     /// it executes (`vfork`), and no page table of a big server is copied.
-    pub(crate) fn spawn(&self, data: OwnedFd, control: OwnedFd) -> io::Result<Child> {
+    pub(crate) fn spawn(
+        &self,
+        user: Option<&User>,
+        data: OwnedFd,
+        control: OwnedFd,
+    ) -> io::Result<Child> {
         let mut command = std::process::Command::new(&self.executable);
         command
             .args(&self.arguments)
@@ -89,7 +131,7 @@ impl Launcher {
             .stdin(Stdio::from(data))
             .stdout(Stdio::from(control))
             .stderr(Stdio::inherit());
-        match &self.run_as {
+        match user {
             None => command.envs(self.environment.iter().map(|(name, value)| (name, value))),
             Some(user) => command
                 .envs(
@@ -122,8 +164,25 @@ impl Launcher {
         Ok(())
     }
 
-    pub(crate) fn start(&self) -> Start {
-        let home = match &self.run_as {
+    /// The user id of holders.
+    pub(crate) fn uid(&self, user: Option<&User>) -> u32 {
+        user.map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid)
+    }
+
+    /// The user of holders, as sessions tell it.
+    pub(crate) fn user_name(&self, user: Option<&User>) -> String {
+        let own = || self.environment.iter().find(|(name, _)| name == "USER");
+        match user {
+            Some(user) => user.name.clone(),
+            None => own().map_or_else(
+                || self.uid(None).to_string(),
+                |(_, user)| user.to_string_lossy().into_owned(),
+            ),
+        }
+    }
+
+    pub(crate) fn start(&self, user: Option<&User>, has_sessions: bool) -> Start {
+        let home = match user {
             Some(user) => Some(user.home.as_os_str()),
             None => self
                 .environment
@@ -131,8 +190,21 @@ impl Launcher {
                 .find_map(|(name, value)| (name == "HOME").then_some(value.as_os_str())),
         };
         Start {
-            user: self.run_as.as_ref().map(RunAs::from),
+            user: user.map(RunAs::from),
             folder: home.map(OsStr::as_bytes).unwrap_or_default().to_vec(),
+            has_sessions,
+            server_uid: rustix::process::geteuid().as_raw(),
+        }
+    }
+
+    /// What a Commander is told of its user.
+    pub(crate) fn account(&self, user: Option<&User>) -> Account {
+        let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+        Account {
+            home: user.map(|user| bytes(&user.home)).unwrap_or_default(),
+            shell: user.map(|user| bytes(&user.shell)).unwrap_or_default(),
+            any_variable: self.variables.is_none(),
+            variables: self.variables.clone().unwrap_or_default(),
         }
     }
 }

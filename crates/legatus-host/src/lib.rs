@@ -6,6 +6,8 @@
 //! waits behind data. Large messages pass through shared memory
 //! (`docs/decisions/0002-bulk-data-between-server-and-holder.md`).
 
+mod child;
+mod descriptors;
 pub mod external;
 mod frame;
 mod holder;
@@ -14,10 +16,13 @@ mod launcher;
 mod messages;
 mod pump;
 mod relay;
+mod session;
+mod sessions;
 mod slab;
 mod user;
 
 pub use holder::holder_main;
 pub use isolated::{isolate, isolate_all};
 pub use launcher::{DEFAULT_INLINE_BYTES, Launcher};
-pub use user::{User, UserError};
+pub use sessions::SessionFolder;
+pub use user::{User, UserError, UserLimits};

@@ -125,7 +125,7 @@ impl MessageWriter {
         }
     }
 
-    async fn write_message(
+    pub(crate) async fn write_message(
         &mut self,
         message: Bytes,
         impatience: &CancellationToken,
@@ -141,6 +141,11 @@ impl MessageWriter {
         };
         let length = u32::try_from(message.len()).map_err(io::Error::other)?;
         self.write(Frame::Slot { slot, length }).await
+    }
+
+    /// Waits until the half at the other end receives no more.
+    pub(crate) async fn is_deaf(&self) {
+        self.deafness.there.cancelled().await;
     }
 
     pub(crate) async fn write(&mut self, frame: Frame) -> io::Result<()> {
@@ -198,14 +203,16 @@ pub(crate) struct ControlReader {
 }
 
 impl ControlReader {
-    /// Reads until the end of the socket; `on_control` gets what is not about messages.
+    /// Reads until the end of the socket; `on_control` gets what is not about slots.
     pub(crate) async fn pump(
         &mut self,
-        mut on_control: impl FnMut(Bytes) -> Result<(), PumpError>,
+        mut on_control: impl FnMut(Frame) -> Result<(), PumpError>,
     ) -> Result<(), PumpError> {
         loop {
             match self.frames.next().await? {
-                Some(Frame::Control(control)) => on_control(control)?,
+                Some(frame @ (Frame::Control(_) | Frame::Received(_) | Frame::Taken { .. })) => {
+                    on_control(frame)?;
+                }
                 Some(Frame::Release(slots)) => self.outgoing.release(slots)?,
                 Some(Frame::Deaf) => self.deafness.there.cancel(),
                 Some(_) => return Err(PumpError::Misplaced),

@@ -1,123 +1,210 @@
 //! The server's side of a call in a holder.
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use legatus_core::{Call, Channel, Control, ControlReceiver, Fault, Outcome, wire};
+use legatus_core::{
+    Call, Channel, Control, ControlReceiver, FETCHED, Fault, Outcome, Persistence, Taken, wire,
+};
 use prost::Message;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::process::Child;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::Launcher;
-use crate::frame::{self, Frame, HEADER_BYTES};
-use crate::holder::GRACE;
+use crate::child::{Holder, KILL_AFTER, Sockets};
+use crate::frame::{self, Frame};
 use crate::messages::Opening;
 use crate::pump::{Link, Notices, PumpError};
-use crate::slab::{self, End};
+use crate::sessions::SessionFolder;
+use crate::slab::End;
+use crate::{Launcher, User};
 
-/// How long after its cancellation a holder is killed: the grace that it gives its Commander, and
-/// a second to tell the outcome.
-const KILL_AFTER: Duration = GRACE.saturating_add(Duration::from_secs(1));
+/// How long a client may take to acknowledge an outcome that it was sent.
+const FETCH_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a holder that has closed its sockets may take to exit.
-const EXIT_WITHIN: Duration = Duration::from_secs(1);
-
-/// Runs a call in a holder. When this is dropped the holder sees its sockets close, and is waited
-/// for (or killed) by a task of its own.
+/// Runs a call in a holder, or attaches to one that is kept. When this is dropped the holder sees
+/// its sockets close, and is waited for (or killed) by a task of its own.
 pub(crate) async fn run(
     launcher: &Launcher,
     module: &str,
     mut call: Call,
     channel: Channel,
 ) -> Result<Outcome, Fault> {
-    let opening = Opening::new(&mut call, module, launcher.inline_bytes).encode_to_vec();
-    let (mut holder, sockets) = match Holder::start(launcher) {
-        Ok(started) => started,
-        Err(error) => {
-            tracing::error!(parent: call.span(), %error, "cannot start a holder");
-            let fault = Fault::new("the server cannot start a process for the call").with_hint(
-                "the server's log tells why; it may have too many processes or open files",
-            );
-            return Ok(Outcome::Unavailable(fault));
+    // Where nothing is kept, a call that asks for it is one like any other.
+    let mut kept = call
+        .persistence
+        .take()
+        .filter(|_| launcher.sessions.is_some());
+    let attach = kept.as_mut().and_then(|kept| kept.attach.take());
+    let (opening, started) = match (&kept, attach) {
+        (Some(kept), Some(attach)) => {
+            let attached = Holder::attach(launcher, attach, kept, module, &call).await;
+            (None, attached)
+        }
+        _ => {
+            let user = match launcher.user_of(call.peer().identity()) {
+                Ok(user) => user,
+                Err(fault) => return Ok(Outcome::Denied(fault)),
+            };
+            let opening = opening(launcher, user, module, &mut call, kept.as_ref());
+            (Some(opening), start(launcher, user, &call, kept.as_ref()))
         }
     };
-    let controls = Controls {
-        start: sockets.start,
-        opening: opening.into(),
+    let (mut holder, sockets) = match started {
+        Ok(started) => started,
+        Err(outcome) => return Ok(outcome),
     };
-    let streams = (sockets.data, sockets.control);
-    let link = Link::new(End::Server, streams, sockets.memory, launcher.inline_bytes);
-    let ended = relay(link, controls, &mut call, channel, &mut holder.kill_at).await;
+    let Sockets {
+        data,
+        control,
+        memory,
+        start,
+        inline_bytes,
+    } = sockets;
+    let controls = Controls { start, opening };
+    let mut link = Link::new(End::Server, (data, control), memory, inline_bytes);
+    let ended = relay(
+        &mut link,
+        controls,
+        &mut call,
+        channel,
+        &mut holder.kill_at,
+        kept.as_ref(),
+    )
+    .await;
+    if let Some(kept) = kept {
+        if matches!(ended, Ended::Told(_)) {
+            tokio::spawn(acknowledge(link.control_writer, kept.received));
+            // It stays until its outcome was fetched.
+            holder.release();
+        } else if ended.may_go_on() && holder.lives_on().await {
+            kept.kept.set();
+            return Ok(match ended {
+                Ended::Left => Outcome::SUCCESS,
+                _ => Outcome::Lost(Fault::new(
+                    "the client was lost; the call goes on without it",
+                )),
+            });
+        }
+    }
     Ok(holder.outcome(ended, &call).await)
+}
+
+/// What a holder is told of a call.
+fn opening(
+    launcher: &Launcher,
+    user: Option<&User>,
+    module: &str,
+    call: &mut Call,
+    kept: Option<&Persistence>,
+) -> Bytes {
+    let mut opening = Opening::new(call, module, launcher.inline_bytes);
+    opening.account = Some(launcher.account(user));
+    if let (Some(kept), Some(sessions)) = (kept, &launcher.sessions) {
+        let mut facts = SessionFolder::facts(call, module, launcher.user_name(user));
+        facts.summary.clone_from(&kept.summary);
+        facts.name.clone_from(&kept.keeping.name);
+        facts.terminal = kept.keeping.terminal;
+        opening.keep(kept.keeping.clone(), sessions.seal(&facts));
+    }
+    opening.encode_to_vec().into()
+}
+
+fn start(
+    launcher: &Launcher,
+    user: Option<&User>,
+    call: &Call,
+    kept: Option<&Persistence>,
+) -> Result<(Holder, Sockets), Outcome> {
+    let started = Holder::start(launcher, user, kept.is_some()).map_err(|error| {
+        tracing::error!(parent: call.span(), %error, "cannot start a holder");
+        let fault = Fault::new("the server cannot start a process for the call")
+            .with_hint("the server's log tells why; it may have too many processes or open files");
+        Outcome::Unavailable(fault)
+    })?;
+    if let Some(kept) = kept {
+        // The client may count on being waited for from now on.
+        kept.taken.send_replace(Some(Taken::default()));
+    }
+    Ok(started)
+}
+
+/// Tells a holder that its outcome has arrived, so that it may go.
+async fn acknowledge(mut control: OwnedWriteHalf, mut received: watch::Receiver<u64>) {
+    // It fails when the client's stream has ended without a word.
+    let fetched = async { received.wait_for(|count| *count == FETCHED).await.is_ok() };
+    if tokio::time::timeout(FETCH_WITHIN, fetched).await == Ok(true) {
+        // A holder that has gone needs no telling.
+        frame::write(&mut control, Frame::Received(FETCHED))
+            .await
+            .ok();
+    }
 }
 
 /// How a relay ended.
 #[derive(Debug)]
-enum Ended {
+pub(crate) enum Ended {
     Told(Outcome),
+    /// The client is lost; the call goes on.
+    ClientLost,
+    /// The client leaves; the call goes on.
+    Left,
     /// The holder's end of the data socket closed before it told an outcome.
     Lost,
     Misbehaved(PumpError),
     Overdue,
 }
 
-/// The server's ends of a holder's sockets, and the shared memory.
-#[derive(Debug)]
-struct Sockets {
-    data: UnixStream,
-    control: UnixStream,
-    memory: OwnedFd,
-    /// What has yet to be written of the first control frame.
-    start: Vec<u8>,
+impl Ended {
+    fn may_go_on(&self) -> bool {
+        matches!(self, Self::Left | Self::ClientLost | Self::Lost)
+    }
 }
 
 /// Runs the pumps of a call until it ends. `kill_at` is set when it is cancelled.
 async fn relay(
-    mut link: Link,
+    link: &mut Link,
     controls: Controls,
     call: &mut Call,
     channel: Channel,
     kill_at: &mut Option<Instant>,
+    kept: Option<&Persistence>,
 ) -> Ended {
+    let Link {
+        writer,
+        reader,
+        control_writer,
+        control_reader,
+        notices,
+    } = link;
     let (to_client, from_client) = channel.split();
     let cancellation = call.cancellation.clone();
     // The end of the data socket tells that the holder has gone, so that the other pumps need not.
     let upload = async {
-        if link.writer.pump(from_client, &cancellation).await.is_ok() {
-            link.writer.write(Frame::End).await.ok();
+        if writer.pump(from_client, &cancellation).await.is_ok() {
+            writer.write(Frame::End).await.ok();
         }
         std::future::pending().await
     };
-    let notices = link.notices;
+    let received = kept.map(|kept| kept.received.clone());
     let control = async {
         controls
             .pump(
-                link.control_writer,
+                control_writer,
                 &mut call.controls,
                 &cancellation,
-                &notices,
+                notices,
+                received,
             )
             .await
             .ok();
         std::future::pending().await
     };
     let replies = async {
-        match link
-            .control_reader
-            .pump(|_| Err(PumpError::Misplaced))
-            .await
-        {
+        match control_reader.pump(|frame| reply(kept, frame)).await {
             Err(error) if !error.is_loss() => Ended::Misbehaved(error),
             _ => std::future::pending().await,
         }
@@ -128,9 +215,16 @@ async fn relay(
         *kill_at = Some(at);
         tokio::time::sleep_until(at).await;
     };
+    let left = async {
+        match kept {
+            Some(kept) => kept.lost.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        end = link.reader.pump(to_client, &cancellation) => match end {
+        end = reader.pump(to_client, &cancellation) => match end {
             Ok(Some(Frame::Outcome(outcome))) => told(outcome),
+            Ok(Some(Frame::Left)) if kept.is_some() => Ended::Left,
             Ok(Some(_)) => Ended::Misbehaved(PumpError::Misplaced),
             Ok(None) => Ended::Lost,
             Err(error) if error.is_loss() => Ended::Lost,
@@ -139,7 +233,19 @@ async fn relay(
         ended = upload => ended,
         ended = control => ended,
         ended = replies => ended,
+        () = left => Ended::ClientLost,
         () = overdue => Ended::Overdue,
+    }
+}
+
+/// What the holder of a kept call says beside its messages.
+fn reply(kept: Option<&Persistence>, frame: Frame) -> Result<(), PumpError> {
+    match (kept, frame) {
+        (Some(kept), Frame::Taken { messages, next }) => {
+            kept.taken.send_replace(Some(Taken { messages, next }));
+            Ok(())
+        }
+        _ => Err(PumpError::Misplaced),
     }
 }
 
@@ -153,19 +259,23 @@ fn told(outcome: Bytes) -> Ended {
 /// What is written to the control socket.
 struct Controls {
     start: Vec<u8>,
-    opening: Bytes,
+    /// The call, unless it is opened already.
+    opening: Option<Bytes>,
 }
 
 impl Controls {
     async fn pump(
         self,
-        mut socket: OwnedWriteHalf,
+        socket: &mut OwnedWriteHalf,
         controls: &mut ControlReceiver,
         cancellation: &CancellationToken,
         notices: &Notices,
+        mut received: Option<watch::Receiver<u64>>,
     ) -> io::Result<()> {
         socket.write_all(&self.start).await?;
-        frame::write(&mut socket, Frame::Opening(self.opening)).await?;
+        if let Some(opening) = self.opening {
+            frame::write(socket, Frame::Opening(opening)).await?;
+        }
         let (mut cancelled, mut open) = (false, true);
         loop {
             let frame = tokio::select! {
@@ -182,9 +292,21 @@ impl Controls {
                     }
                 },
                 notice = notices.next() => notice,
+                count = acknowledged(&mut received) => Frame::Received(count),
             };
-            frame::write(&mut socket, frame).await?;
+            frame::write(socket, frame).await?;
         }
+    }
+}
+
+/// Waits until the client has acknowledged more of a kept call's messages.
+async fn acknowledged(received: &mut Option<watch::Receiver<u64>>) -> u64 {
+    match received {
+        Some(watched) => match watched.changed().await {
+            Ok(()) => *watched.borrow_and_update(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
 
@@ -194,141 +316,4 @@ fn control_frame(control: Control) -> Frame {
         control: Some(control.into()),
     };
     Frame::Control(request.encode_to_vec().into())
-}
-
-/// A running holder; whatever happens, it is reaped.
-#[derive(Debug)]
-struct Holder {
-    child: Option<Child>,
-    /// When it is killed if it has not ended by itself.
-    kill_at: Option<Instant>,
-}
-
-impl Holder {
-    fn start(launcher: &Launcher) -> io::Result<(Self, Sockets)> {
-        let (data, data_there) = StdUnixStream::pair()?;
-        let (control, control_there) = StdUnixStream::pair()?;
-        let memory = slab::create()?;
-        let (mut start, payload) = Frame::User(launcher.start().encode_to_vec().into()).encode();
-        send_with_descriptor(&control, &start, &memory)?;
-        start.clear();
-        start.extend_from_slice(&payload);
-        data.set_nonblocking(true)?;
-        control.set_nonblocking(true)?;
-        let sockets = Sockets {
-            data: UnixStream::from_std(data)?,
-            control: UnixStream::from_std(control)?,
-            memory,
-            start,
-        };
-        let child = launcher.spawn(data_there.into(), control_there.into())?;
-        let holder = Self {
-            child: Some(child),
-            kill_at: None,
-        };
-        Ok((holder, sockets))
-    }
-
-    async fn outcome(&mut self, ended: Ended, call: &Call) -> Outcome {
-        let fault = match ended {
-            Ended::Told(outcome) => return outcome,
-            Ended::Lost => self.death().await,
-            Ended::Misbehaved(error) => {
-                self.kill();
-                tracing::error!(parent: call.span(), %error, "a holder misbehaved and was killed");
-                "the process that ran the call broke its protocol and was killed".to_owned()
-            }
-            Ended::Overdue => {
-                self.kill();
-                tracing::warn!(parent: call.span(), "a holder did not end in time and was killed");
-                let seconds = KILL_AFTER.as_secs();
-                format!(
-                    "the process that ran the call did not end within {seconds} s of its \
-                     cancellation and was killed"
-                )
-            }
-        };
-        Outcome::Lost(Fault::new(fault).with_hint("what it did until then stays done"))
-    }
-
-    /// Waits for a holder that has closed its sockets, and tells how it died.
-    async fn death(&mut self) -> String {
-        let told = "before it told how the call ended";
-        let Some(child) = &mut self.child else {
-            return format!("the process that ran the call ended {told}");
-        };
-        match tokio::time::timeout(EXIT_WITHIN, child.wait()).await {
-            Ok(Ok(status)) => format!("the process that ran the call {} {told}", died(status)),
-            Ok(Err(_)) => format!("the process that ran the call ended {told}"),
-            Err(_) => {
-                self.kill();
-                format!("the process that ran the call closed its connection {told}")
-            }
-        }
-    }
-
-    fn kill(&mut self) {
-        if let Some(child) = &mut self.child {
-            // It may have ended by itself already.
-            child.start_kill().ok();
-        }
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let Some(child) = self.child.take() else {
-            return;
-        };
-        let kill_at = self.kill_at.unwrap_or_else(|| Instant::now() + KILL_AFTER);
-        // Without a runtime the server is ending; the holder sees that and ends too.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(reap(child, kill_at));
-        }
-    }
-}
-
-/// Waits for a holder that has nothing more to do; kills it if it takes too long.
-async fn reap(mut child: Child, kill_at: Instant) {
-    if tokio::time::timeout_at(kill_at, child.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            process = child.id(),
-            "a holder did not end in time and was killed"
-        );
-        child.kill().await.ok();
-    }
-}
-
-fn died(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("was ended by signal {signal}"),
-        (None, Some(code)) => format!("exited with status {code}"),
-        (None, None) => "ended".to_owned(),
-    }
-}
-
-/// Writes a frame's header and sends a descriptor along with it.
-fn send_with_descriptor(
-    socket: &StdUnixStream,
-    header: &[u8],
-    descriptor: &OwnedFd,
-) -> io::Result<()> {
-    let descriptors = [descriptor.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let sent = rustix::net::sendmsg(
-        socket,
-        &[IoSlice::new(header)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )?;
-    if sent == HEADER_BYTES {
-        Ok(())
-    } else {
-        Err(io::Error::other("the socket did not take a whole header"))
-    }
 }

@@ -35,6 +35,9 @@ const HALF_BYTES: usize = SLOTS as usize * SLOT_BYTES;
 const _: () = assert!(SLOT_BYTES.is_multiple_of(64 << 10));
 const _: () = assert!(MESSAGE_OFFSET + limits::MESSAGE_BYTES <= SLOT_BYTES);
 
+/// How the memory is laid out. Processes of different layouts use none of it.
+pub(crate) const LAYOUT: u64 = 2 * HALF_BYTES as u64;
+
 /// The other process announced or released a slot that it may not.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(crate) enum SlotError {

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::unistd::{self, Gid, Uid};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
 use crate::messages::RunAs;
@@ -23,6 +25,26 @@ pub struct User {
     pub home: PathBuf,
     /// Login shell.
     pub shell: PathBuf,
+    /// What processes of this user are limited to.
+    pub limits: UserLimits,
+}
+
+/// What processes of a user are limited to, beyond the user's rights.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserLimits {
+    /// The file mode creation mask (umask(2)); the server's own without one.
+    pub umask: Option<u32>,
+    /// No program gives them more rights, as setuid ones such as sudo would
+    /// (PR_SET_NO_NEW_PRIVS).
+    pub no_new_privs: bool,
+    /// Open files of one process.
+    pub open_files: Option<u64>,
+    /// Processes of the user.
+    pub processes: Option<u64>,
+    /// Bytes of memory of one process (its address space).
+    pub memory_bytes: Option<u64>,
+    /// Bytes of one file.
+    pub file_bytes: Option<u64>,
 }
 
 /// A user could not be found, or a process could not become it.
@@ -32,6 +54,9 @@ pub enum UserError {
     /// Nobody has that name.
     #[error("there is no user `{0}`")]
     Unknown(String),
+    /// No group has that name.
+    #[error("there is no group `{0}`")]
+    UnknownGroup(String),
     /// The user database could not be asked.
     #[error("cannot look up the user `{name}`")]
     LookUp {
@@ -77,7 +102,26 @@ impl User {
             groups: groups.into_iter().map(Gid::as_raw).collect(),
             home: user.dir,
             shell: user.shell,
+            limits: UserLimits::default(),
         })
+    }
+
+    /// The same with these supplementary groups, by name, instead of those of the group database.
+    ///
+    /// # Errors
+    /// When there is no such group, or the database cannot be asked.
+    pub fn with_groups(mut self, names: &[String]) -> Result<Self, UserError> {
+        self.groups = vec![self.gid];
+        for name in names {
+            let look_up = |error: nix::errno::Errno| UserError::LookUp {
+                name: name.clone(),
+                source: error.into(),
+            };
+            let group = unistd::Group::from_name(name).map_err(look_up)?;
+            let group = group.ok_or_else(|| UserError::UnknownGroup(name.clone()))?;
+            self.groups.push(group.gid.as_raw());
+        }
+        Ok(self)
     }
 }
 
@@ -88,13 +132,57 @@ impl From<&User> for RunAs {
             uid: user.uid,
             gid: user.gid,
             groups: user.groups.clone(),
+            umask: user.limits.umask,
+            no_new_privs: user.limits.no_new_privs,
+            open_files: user.limits.open_files,
+            processes: user.limits.processes,
+            memory_bytes: user.limits.memory_bytes,
+            file_bytes: user.limits.file_bytes,
         }
     }
 }
 
 impl RunAs {
-    /// Makes the whole process this user, for good.
+    /// Makes the whole process this user, for good, and limits it as the user is limited.
     pub(crate) fn assume(&self) -> Result<(), UserError> {
+        self.become_user()?;
+        self.limit().map_err(|(step, error)| UserError::Become {
+            name: self.name.clone(),
+            step,
+            source: error.into(),
+        })
+    }
+
+    /// Limits can be lowered by everyone, so this comes last.
+    fn limit(&self) -> Result<(), (&'static str, rustix::io::Errno)> {
+        if let Some(mask) = self.umask {
+            rustix::process::umask(Mode::from_bits_truncate(mask));
+        }
+        let limits = [
+            (Resource::Nofile, self.open_files),
+            (Resource::Nproc, self.processes),
+            (Resource::As, self.memory_bytes),
+            (Resource::Fsize, self.file_bytes),
+        ];
+        for (resource, limit) in limits {
+            if limit.is_none() {
+                continue;
+            }
+            let before = getrlimit(resource).maximum;
+            let limit = before.map_or(limit, |before| limit.map(|limit| limit.min(before)));
+            let limit = Rlimit {
+                current: limit,
+                maximum: limit,
+            };
+            setrlimit(resource, limit).map_err(|error| ("setrlimit", error))?;
+        }
+        if self.no_new_privs {
+            rustix::thread::set_no_new_privs(true).map_err(|error| ("prctl", error))?;
+        }
+        Ok(())
+    }
+
+    fn become_user(&self) -> Result<(), UserError> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         // A server that runs as this user already has no right to change anything, nor the need.
         let already = !unistd::geteuid().is_root()

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use legatus_core::{CallId, Effects, Outcome, Peer};
+use legatus_core::{CallId, Effects, Outcome};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -36,7 +36,7 @@ pub struct AuditError {
 #[derive(Debug)]
 pub(crate) struct AuditedCall<'a> {
     pub(crate) id: &'a CallId,
-    pub(crate) peer: &'a Peer,
+    pub(crate) identity: &'a str,
     pub(crate) address: &'a str,
     pub(crate) module: &'a str,
     pub(crate) summary: &'a str,
@@ -116,17 +116,19 @@ impl Audit {
         Ok(())
     }
 
-    /// Notes that a call begins.
-    pub(crate) fn begin(&self, call: &AuditedCall<'_>) -> Result<(), AuditError> {
-        self.write("begin", call, None)
+    /// Notes that a call begins, or that somebody `attaches` to a kept one.
+    pub(crate) fn begin(&self, call: &AuditedCall<'_>, attaches: bool) -> Result<(), AuditError> {
+        self.write(if attaches { "attach" } else { "begin" }, call, None)
     }
 
-    /// Notes that a call has ended, or was refused.
+    /// Notes that a call has ended, or was refused; or that only its client has gone and it
+    /// `goes_on`.
     pub(crate) fn end(
         &self,
         call: &AuditedCall<'_>,
         outcome: &Outcome,
         usage: Usage,
+        goes_on: bool,
     ) -> Result<(), AuditError> {
         let status = match outcome {
             Outcome::Exit(status) | Outcome::Signal(status) => Some(*status),
@@ -140,7 +142,7 @@ impl Audit {
             bytes_sent: usage.bytes_sent,
             seconds: (usage.duration.as_secs_f64() * 1e6).round() / 1e6,
         };
-        self.write("end", call, Some(end))
+        self.write(if goes_on { "leave" } else { "end" }, call, Some(end))
     }
 
     fn write(
@@ -156,7 +158,7 @@ impl Audit {
             time: Timestamp::now().to_string(),
             event,
             call: call.id.as_str(),
-            identity: call.peer.identity(),
+            identity: call.identity,
             address: call.address,
             module: call.module,
             arguments: call.summary,
@@ -199,10 +201,10 @@ fn open(path: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
 
-    fn call<'a>(id: &'a CallId, peer: &'a Peer) -> AuditedCall<'a> {
+    fn call<'a>(id: &'a CallId, identity: &'a str) -> AuditedCall<'a> {
         AuditedCall {
             id,
-            peer,
+            identity,
             address: "127.0.0.1:1",
             module: "shell",
             summary: "argv [\"uname\"]",
@@ -220,8 +222,8 @@ mod tests {
             }),
         };
         let id = CallId::try_from("a".to_owned()).unwrap();
-        let peer = Peer::assert_verified("ann");
-        let error = full.begin(&call(&id, &peer)).unwrap_err();
+        let peer = "ann";
+        let error = full.begin(&call(&id, peer), false).unwrap_err();
         assert!(error.to_string().contains("/dev/full"), "{error}");
     }
 
@@ -230,11 +232,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let audit = Audit::open(&folder.path().join("state")).unwrap();
         let id = CallId::try_from("a".to_owned()).unwrap();
-        let peer = Peer::assert_verified("ann\n\"forged\"");
-        audit.begin(&call(&id, &peer)).unwrap();
+        let peer = "ann\n\"forged\"";
+        audit.begin(&call(&id, peer), false).unwrap();
         let outcome = Outcome::Exit(7);
         audit
-            .end(&call(&id, &peer), &outcome, Usage::default())
+            .end(&call(&id, peer), &outcome, Usage::default(), false)
             .unwrap();
         let text = std::fs::read_to_string(folder.path().join("state/audit.jsonl")).unwrap();
         let lines: Vec<serde_json::Value> = text

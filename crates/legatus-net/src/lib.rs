@@ -60,6 +60,13 @@ mod http2 {
     /// ...and is asked so often.
     pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(15);
 
+    /// A client asks its server more often, for people wait for it: a dead connection is noticed
+    /// within ten seconds.
+    pub(crate) const CLIENT_PING_INTERVAL: Duration = Duration::from_secs(4);
+
+    /// How long the server may take to answer that.
+    pub(crate) const CLIENT_PING_TIMEOUT: Duration = Duration::from_secs(6);
+
     /// The connection's window: more than all its streams can pin, so that one stuck call never
     /// stops another.
     pub(crate) fn connection_window(streams: u32) -> u32 {

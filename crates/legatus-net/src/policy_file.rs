@@ -7,6 +7,7 @@
 //! module = "*"                         # pattern; left out: any module
 //! effects = ["read", "write", "exec"]  # left out: any effects
 //! action = "allow"                     # or "deny"
+//! others = true                        # also the sessions of other identities; left out: own only
 //! ```
 //!
 //! The first rule that matches decides; without a match the call is denied.
@@ -36,6 +37,8 @@ struct FileRule {
     module: String,
     effects: Option<Vec<FileEffect>>,
     action: FileDecision,
+    #[serde(default)]
+    others: bool,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -74,6 +77,7 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyFileError> {
             FileDecision::Allow => Decision::Allow,
             FileDecision::Deny => Decision::Deny,
         },
+        others: rule.others,
     });
     Ok(Policy::new(rules.collect()))
 }

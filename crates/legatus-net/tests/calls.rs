@@ -75,6 +75,7 @@ async fn a_denied_call_never_reaches_a_commander() {
         module: Pattern::new("*"),
         effects: Effects::ALL,
         decision: Decision::Allow,
+        others: false,
     }]);
     let server = TestServer::start(Options {
         policy: deny,

@@ -1,6 +1,6 @@
 //! How calls reach a host.
 
-use legatus_core::wire::DescribeReply;
+use legatus_core::wire::{DescribeReply, ListSessionsReply};
 use legatus_core::{BoxFuture, Caller, Fault, Outcome};
 
 use crate::config::ResolvedHost;
@@ -44,6 +44,37 @@ pub trait Connector: Send + Sync {
         &'a self,
         host: &'a ResolvedHost,
     ) -> BoxFuture<'a, Result<DescribeReply, ConnectFailure>>;
+
+    /// Connects to a host and asks for the kept calls that the user may know of.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`], and where no calls are kept.
+    fn sessions<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+    ) -> BoxFuture<'a, Result<ListSessionsReply, ConnectFailure>> {
+        let _ = host;
+        Box::pin(std::future::ready(Err(no_sessions())))
+    }
+
+    /// Connects to a host and ends a kept call, or sends a signal to what it runs; false if there
+    /// is none of that id or name.
+    ///
+    /// # Errors
+    /// As [`Connector::sessions`].
+    fn end_session<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+        session: &'a str,
+        signal: Option<u8>,
+    ) -> BoxFuture<'a, Result<bool, ConnectFailure>> {
+        let _ = (host, session, signal);
+        Box::pin(std::future::ready(Err(no_sessions())))
+    }
+}
+
+fn no_sessions() -> ConnectFailure {
+    ConnectFailure::Unavailable(Fault::new("no sessions are kept there"))
 }
 
 /// Why there is no connection.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use legatus_core::wire::DescribeReply;
+use legatus_core::wire::{DescribeReply, ListSessionsReply};
 use legatus_core::{BoxFuture, Caller, Connection, Fault, Outcome, Registry, SocketName};
 use legatus_modules::forward;
 use legatus_net::tls::{ClientTls, PairSource, PemSource, RootSource, TlsError};
@@ -144,6 +144,30 @@ impl Connector for Network<'_> {
         Box::pin(async move {
             let client = self.client(host).await?;
             let told = client.describe().await;
+            told.map_err(|error| ConnectFailure::Unavailable(error.into()))
+        })
+    }
+
+    fn sessions<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+    ) -> BoxFuture<'a, Result<ListSessionsReply, ConnectFailure>> {
+        Box::pin(async move {
+            let client = self.client(host).await?;
+            let told = client.sessions().await;
+            told.map_err(|error| ConnectFailure::Unavailable(error.into()))
+        })
+    }
+
+    fn end_session<'a>(
+        &'a self,
+        host: &'a ResolvedHost,
+        session: &'a str,
+        signal: Option<u8>,
+    ) -> BoxFuture<'a, Result<bool, ConnectFailure>> {
+        Box::pin(async move {
+            let client = self.client(host).await?;
+            let told = client.end_session(session, signal).await;
             told.map_err(|error| ConnectFailure::Unavailable(error.into()))
         })
     }

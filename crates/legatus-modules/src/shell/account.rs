@@ -48,6 +48,15 @@ impl Account {
         })
     }
 
+    /// The same with what the server's configuration says of it.
+    #[must_use]
+    pub(super) fn configured(mut self, account: legatus_core::Account) -> Self {
+        self.home = account.home.unwrap_or(self.home);
+        let shell = account.shell.filter(|shell| !shell.as_os_str().is_empty());
+        self.shell = shell.unwrap_or(self.shell);
+        self
+    }
+
     /// Refuses to run as somebody else than the caller expects.
     pub(super) fn expect(&self, user: &[u8]) -> Result<(), Fault> {
         if user.is_empty() || user == self.name.as_bytes() {

@@ -2,9 +2,12 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use bytes::Bytes;
-use legatus_core::{Arguments, Fault, Local, Request as CoreRequest, TerminalSize};
+use legatus_core::{
+    Arguments, Fault, Keeping, Local, Request as CoreRequest, TerminalSize, limits,
+};
 use prost::Message;
 
 use super::messages::{Command, Login, Request, Script, Terminal, Variable, request::Mode};
@@ -52,10 +55,51 @@ pub(super) fn request(arguments: &Arguments, local: &dyn Local) -> Result<Asked,
     };
     let mut request = CoreRequest::from_body(request.encode_to_vec());
     request.timeout = arguments.duration("timeout")?;
+    request.keeping = keeping(arguments, on_terminal)?;
     Ok(Asked {
         request,
         on_terminal,
     })
+}
+
+/// How long people stay away from their terminal: a night and a morning.
+const LINGER_ON_TERMINAL: Duration = Duration::from_secs(24 * 3600);
+
+/// How the call is kept when its connection is lost; not at all if it is not to linger.
+fn keeping(arguments: &Arguments, on_terminal: bool) -> Result<Option<Keeping>, Fault> {
+    let usual = Keeping::default();
+    let detached = arguments.is_given("detach");
+    let linger = match arguments.duration("linger")? {
+        Some(linger) => linger,
+        None if on_terminal || detached => LINGER_ON_TERMINAL,
+        None => usual.linger,
+    };
+    let name = arguments.last("name").unwrap_or_default();
+    let name = name
+        .to_str()
+        .filter(|name| name.len() <= limits::SESSION_NAME_BYTES);
+    let name = name.ok_or_else(|| {
+        let limit = limits::SESSION_NAME_BYTES;
+        Fault::new(format!("--name takes at most {limit} bytes of UTF-8"))
+    })?;
+    // What nobody has seen yet, or a terminal's scrollback, is worth more than what is just passing.
+    let replay_bytes = match on_terminal || detached || !name.is_empty() {
+        true => limits::SESSION_BYTES,
+        false => usual.replay_bytes,
+    };
+    let keeping = Keeping {
+        linger,
+        keep: match arguments.duration("keep")? {
+            Some(keep) => keep,
+            None if detached => usual.keep,
+            // Only who has started it will ask.
+            None => linger,
+        },
+        name: name.to_owned(),
+        replay_bytes,
+        terminal: on_terminal,
+    };
+    Ok((!linger.is_zero()).then_some(keeping))
 }
 
 fn mode(arguments: &Arguments) -> Result<Mode, Fault> {

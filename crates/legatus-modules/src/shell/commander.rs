@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-
 use std::process::ExitStatus;
+use std::time::Instant;
 
 use bytes::Bytes;
-use legatus_core::{Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome};
+use legatus_core::{Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome, Pattern};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -15,13 +15,15 @@ use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, check_directory};
-use super::messages::{Empty, Input, Output, Request, Started, input::Part, output, request::Mode};
+use super::messages::{
+    Empty, Input, Output, Request, Started, Variable, input::Part, output, request::Mode,
+};
 use super::output::{Field, PumpError, message, pump, unreadable};
 use super::process_tree::{CALL_VARIABLE, Mark, ProcessTree, adopt_orphans};
 use super::program::{NotRun, Program};
 use super::script::Content;
 use super::spawn::{Running, Streams, Surroundings, reason, spawn, terminal_kind};
-use super::{request, signals};
+use super::{request, signals, usage};
 
 /// The end-of-file character of a terminal: Ctrl-D.
 const END_OF_FILE: u8 = 4;
@@ -56,7 +58,7 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
     let on_terminal = request.terminal.is_some();
     let mark = Mark::new(call.id());
     let others = adopt_orphans();
-    let (running, notice) = match start(request, script, &mark) {
+    let (running, notice) = match start(request, script, &mark, std::mem::take(&mut call.account)) {
         Ok(started) => started,
         Err(not_run) => return tell_not_run(not_run, on_terminal, &sink).await,
     };
@@ -67,8 +69,10 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
         terminal,
     } = running;
     let tree = ProcessTree::new(&child, mark, others);
+    let id = call.id().to_string();
+    let begun = Instant::now();
     let result = tokio::select! {
-        result = converse(&mut child, &streams, &tree, notice, &sink) => result,
+        result = converse(&mut child, &streams, &tree, (id, notice), &sink) => result,
         fault = feed(stdin, &mut receiver, on_terminal) => Err(Stop::Fault(fault)),
         () = signals::pass_on(&mut call.controls, tree.command(), terminal.as_ref()) => {
             Err(Stop::Cancelled)
@@ -79,6 +83,8 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
     match result {
         Ok(status) => {
             tree.release();
+            // Without a caller there is nobody to tell.
+            sink.send(usage::message(begun.elapsed())).await.ok();
             Ok(outcome(status))
         }
         Err(stop) => {
@@ -98,10 +104,12 @@ fn start(
     request: Request,
     script: Option<Content>,
     mark: &Mark,
+    configured: legatus_core::Account,
 ) -> Result<(Running, Option<String>), NotRun> {
-    let account = Account::current()?;
+    let accepted = configured.variables.clone();
+    let account = Account::current()?.configured(configured);
     account.expect(&request.user)?;
-    let (surroundings, notice) = surroundings(&request, &account, mark)?;
+    let (surroundings, notice) = surroundings(&request, &account, mark, accepted.as_deref())?;
     let program = Program::new(request.mode, script, &account)?;
     match spawn(&program, &surroundings) {
         Ok(running) => Ok((running, notice)),
@@ -115,11 +123,12 @@ async fn converse(
     child: &mut Child,
     streams: &Streams,
     tree: &ProcessTree,
-    notice: Option<String>,
+    (call_id, notice): (String, Option<String>),
     sink: &ChannelSender,
 ) -> Result<ExitStatus, Stop> {
     let started = output::Part::Started(Started {
         process_id: child.id().unwrap_or(0),
+        call_id,
     });
     let started = Output {
         part: Some(started),
@@ -206,7 +215,12 @@ fn surroundings(
     request: &Request,
     account: &Account,
     mark: &Mark,
+    accepted: Option<&[Pattern]>,
 ) -> Result<(Surroundings, Option<String>), Fault> {
+    let is_accepted = |variable: &&Variable| {
+        let name = String::from_utf8_lossy(&variable.name);
+        accepted.is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(&name)))
+    };
     let mut notice = None;
     let directory = if request.directory.is_empty() {
         match check_directory(&account.home) {
@@ -230,10 +244,14 @@ fn surroundings(
     let fresh = environment
         .into_iter()
         .map(|(name, value)| (name.into(), value));
-    let asked = request.environment.iter().map(|variable| {
-        let text = |bytes: &Bytes| OsStr::from_bytes(bytes).to_owned();
-        (text(&variable.name), text(&variable.value))
-    });
+    let asked = request
+        .environment
+        .iter()
+        .filter(is_accepted)
+        .map(|variable| {
+            let text = |bytes: &Bytes| OsStr::from_bytes(bytes).to_owned();
+            (text(&variable.name), text(&variable.value))
+        });
     let surroundings = Surroundings {
         directory,
         environment: fresh.chain(asked).collect(),

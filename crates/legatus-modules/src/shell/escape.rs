@@ -4,9 +4,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// What `~?` shows, line by line.
-pub(super) const HELP: [&str; 4] = [
+pub(super) const HELP: [&str; 5] = [
     "escapes at the beginning of a line:",
     "  ~.  leave and end the session",
+    "  ~d  leave and let the session go on",
     "  ~~  send one tilde",
     "  ~?  show this",
 ];
@@ -33,7 +34,16 @@ pub(super) struct Filtered {
     /// The user wants to see [`HELP`].
     pub(super) help: bool,
     /// The user leaves; input behind that is dropped.
-    pub(super) leave: bool,
+    pub(super) leave: Option<Leave>,
+}
+
+/// How a user leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// The session ends.
+    Ending,
+    /// The session goes on.
+    Detaching,
 }
 
 impl EscapeFilter {
@@ -55,7 +65,11 @@ impl EscapeFilter {
                     continue;
                 }
                 (State::Tilde, b'.') => {
-                    filtered.leave = true;
+                    filtered.leave = Some(Leave::Ending);
+                    break;
+                }
+                (State::Tilde, b'd') => {
+                    filtered.leave = Some(Leave::Detaching);
                     break;
                 }
                 (State::Tilde, b'?') => {
@@ -101,7 +115,7 @@ mod tests {
             let filtered = filter.filter(&Bytes::copy_from_slice(piece));
             bytes.extend_from_slice(&filtered.bytes);
             help |= filtered.help;
-            leave |= filtered.leave;
+            leave |= filtered.leave.is_some();
             if leave {
                 return (bytes, help, leave);
             }
@@ -114,6 +128,8 @@ mod tests {
     fn only_a_tilde_at_the_beginning_of_a_line_escapes() {
         for (input, output, help, leave) in [
             ("~.", "", false, true),
+            ("~d", "", false, true),
+            ("a~d", "a~d", false, false),
             ("a~.", "a~.", false, false),
             ("a\r~.b", "a\r", false, true),
             ("a\n~.", "a\n", false, true),
@@ -140,7 +156,7 @@ mod tests {
         }
 
         #[test]
-        fn it_does_not_matter_where_the_input_is_cut(input in "[~.?a\r\n]{0,30}", cut in 0..30_usize) {
+        fn it_does_not_matter_where_the_input_is_cut(input in "[~.?da\r\n]{0,30}", cut in 0..30_usize) {
             let input = input.as_bytes();
             let (left, right) = input.split_at(cut.min(input.len()));
             prop_assert_eq!(run(&[left, right]), run(&[input]));

@@ -19,6 +19,7 @@ mod spawn;
 mod subsystems;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 /// The messages of `proto/legatus/shell/v1/shell.proto`.
 #[expect(unreachable_pub, reason = "generated")]
@@ -29,8 +30,9 @@ mod messages {
 use std::sync::OnceLock;
 
 use legatus_core::{
-    Argument, Arguments, BoxFuture, Call, Caller, Channel, Commander, Effects, Example, Fault,
-    Inspection, Local, Module, Outcome, Placement, Request, Sender, Settings, Spec, ValueKind,
+    Argument, Arguments, Attach, BoxFuture, Call, Caller, Channel, Commander, Effects, Example,
+    Fault, Inspection, Local, Module, Outcome, Placement, Request, Sender, Settings, Spec,
+    ValueKind,
 };
 use subsystems::Subsystems;
 use tracing::Instrument;
@@ -102,6 +104,15 @@ impl Sender for Shell {
     ) -> BoxFuture<'a, Result<Outcome, Fault>> {
         Box::pin(sender::send(arguments, caller, local))
     }
+
+    fn attach<'a>(
+        &'a self,
+        attach: Attach,
+        caller: &'a dyn Caller,
+        local: &'a dyn Local,
+    ) -> BoxFuture<'a, Result<Outcome, Fault>> {
+        Box::pin(sender::attach(attach, caller, local))
+    }
 }
 
 fn spec() -> Spec {
@@ -113,8 +124,9 @@ fn spec() -> Spec {
             is one here. A command gets the environment of a fresh login and runs in the user's \
             home directory; its standard input, output and error are connected to the ones here, \
             and its exit status becomes the one here. Ctrl-C interrupts it; a second one within a \
-            second ends it with everything that it started, and so does losing the connection. \
-            On a terminal, `~.` at the beginning of a line leaves, and `~?` tells more."
+            second ends it with everything that it started. A lost connection is made again, and \
+            it goes on where it was. On a terminal, `~.` at the beginning of a line leaves, and \
+            `~?` tells more."
             .into(),
         effects: Effects::EXEC,
         placement: Placement::Child,
@@ -160,6 +172,27 @@ fn spec() -> Spec {
             ),
             Argument::option("timeout", "DURATION", "End the call after so long")
                 .value(ValueKind::Duration),
+            Argument::option(
+                "linger",
+                "DURATION",
+                "Wait so long for a lost connection to come back, then end the call; 0: not at all \
+                 [default: 24h on a terminal, else 10m]",
+            )
+            .value(ValueKind::Duration),
+            Argument::flag(
+                "detach",
+                "Let it run without a client, and print its id: for `legatus attach`",
+            )
+            .short('d')
+            .conflicts(&["script", "linger"]),
+            Argument::option("name", "NAME", "What to call it, instead of its id"),
+            Argument::option(
+                "keep",
+                "DURATION",
+                "Keep how it ended for so long, if nobody is there to see it \
+                 [default: 24h if detached, else as --linger]",
+            )
+            .value(ValueKind::Duration),
             Argument::trailing(
                 "argument",
                 "ARG",
@@ -172,6 +205,10 @@ fn spec() -> Spec {
             Example::new(
                 "legatus shell local -c 'ls | wc -l'",
                 "Runs one line in the shell there",
+            ),
+            Example::new(
+                "legatus shell web1 --detach --name backup -- /usr/local/bin/backup",
+                "Starts a command that runs on alone; `legatus attach web1 backup` shows it",
             ),
             Example::new(
                 "legatus shell local --script deploy.sh -- --fast",

@@ -4,17 +4,22 @@ mod download;
 mod upload;
 
 use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use legatus_core::{
-    Arguments, Caller, Control, ControlSender, Conversation, Fault, Local, Outcome, Terminal,
-    UserSignal,
+    Arguments, Attach, Caller, Control, ControlSender, Conversation, Fault, Link, Local, Outcome,
+    Stream, Terminal, UserSignal,
 };
+use prost::Message;
 use tokio::time::Instant;
 
 use super::arguments::{self, Asked};
+use super::escape::Leave;
+use super::messages::{Empty, Input, Output, input, output::Part};
 use download::download;
 use upload::{Upload, upload};
 
@@ -40,42 +45,186 @@ pub(super) async fn send(
         None => None,
     };
     let terminal = local.terminal().filter(|_| on_terminal);
+    let conversation = caller.open(request).await?;
+    if arguments.is_given("detach") {
+        return detach(conversation, arguments.last("name"), on_terminal, local).await;
+    }
+    let user = User {
+        caller,
+        local,
+        terminal,
+        script,
+        gives_input: true,
+        interrupts: true,
+    };
+    user.drive(conversation).await
+}
+
+/// Drives a session that somebody has opened before.
+pub(super) async fn attach(
+    attach: Attach,
+    caller: &dyn Caller,
+    local: &dyn Local,
+) -> Result<Outcome, Fault> {
+    let watches = attach.read_only;
+    let on_terminal = attach.terminal;
+    let conversation = caller.attach(attach).await?;
+    let terminal = local.terminal().filter(|_| on_terminal && !watches);
+    if let Some(terminal) = terminal {
+        conversation.controls.send(Control::Resize(terminal.size()));
+    }
+    let user = User {
+        caller,
+        local,
+        terminal,
+        script: None,
+        // Whoever watches, or has no keyboard for a terminal, only looks.
+        gives_input: terminal.is_some(),
+        interrupts: terminal.is_some(),
+    };
+    user.drive(conversation).await
+}
+
+/// Waits until what was asked for runs, tells its id, and lets it go on alone.
+async fn detach(
+    conversation: Conversation,
+    name: Option<&OsStr>,
+    on_terminal: bool,
+    local: &dyn Local,
+) -> Result<Outcome, Fault> {
     let Conversation {
-        channel,
+        mut channel,
         controls,
         outcome,
-    } = caller.open(request).await?;
-    // Restores the terminal when the call has ended, however that happens.
-    let _raw = match terminal.map(Terminal::raw) {
-        Some(raw) => Some(
-            raw.map_err(|error| Fault::new(format!("cannot take over the terminal: {error}")))?,
-        ),
-        None => None,
-    };
-    let (sink, source) = channel.split();
-    let upload = upload(Upload {
-        sink,
-        script,
-        keys: terminal.is_some(),
-        local,
-    });
-    tokio::select! {
-        result = download(source, local) => match result {
-            Ok(()) => Ok(outcome.wait().await),
-            // Nobody reads on, as behind `| head`: the call ends as a local command would.
-            Err(download::Error::NobodyReads) => Ok(Outcome::Signal(SIGPIPE)),
-            Err(download::Error::Fault(fault)) => Err(fault),
-        },
-        left = upload => left.map(|_| {
-            controls.send(Control::Cancel);
-            Outcome::Cancelled
-        }),
-        () = pass_signals(local, &controls) => Ok(Outcome::Cancelled),
-        never = pass_sizes(terminal, &controls) => match never {},
+    } = conversation;
+    while let Some(message) = channel.receive().await {
+        let Some(Part::Started(started)) = Output::decode(message).ok().and_then(|it| it.part)
+        else {
+            continue;
+        };
+        let mut stdout = local.output(Stream::Stdout);
+        let told = name.map_or(started.call_id, |name| name.to_string_lossy().into_owned());
+        stdout.write(format!("{told}\n").into()).await.ok(); // it runs, whoever reads that
+        stdout.flush().await.ok();
+        if !on_terminal {
+            // Nobody will type anything.
+            let end = Input {
+                part: Some(input::Part::StdinEnd(Empty {})),
+            };
+            channel.send(end.encode_to_vec().into()).await.ok();
+        }
+        controls.send(Control::Detach);
+        break;
+    }
+    Ok(outcome.wait().await)
+}
+
+/// A user who is connected to a session.
+struct User<'a> {
+    caller: &'a dyn Caller,
+    local: &'a dyn Local,
+    terminal: Option<&'a dyn Terminal>,
+    script: Option<File>,
+    /// Whether standard input goes to what is run.
+    gives_input: bool,
+    /// Whether signals are passed on; if not, an interrupt leaves the session.
+    interrupts: bool,
+}
+
+impl User<'_> {
+    async fn drive(self, conversation: Conversation) -> Result<Outcome, Fault> {
+        let Conversation {
+            channel,
+            controls,
+            outcome,
+        } = conversation;
+        let Self {
+            caller,
+            local,
+            terminal,
+            ..
+        } = self;
+        // Restores the terminal when the call has ended, however that happens.
+        let _raw =
+            match terminal.map(Terminal::raw) {
+                Some(raw) => Some(raw.map_err(|error| {
+                    Fault::new(format!("cannot take over the terminal: {error}"))
+                })?),
+                None => None,
+            };
+        let (sink, source) = channel.split();
+        let input = async {
+            if self.gives_input {
+                let keys = terminal.is_some();
+                upload(Upload {
+                    sink,
+                    script: self.script,
+                    keys,
+                    local,
+                })
+                .await
+            } else {
+                let _open = sink;
+                std::future::pending().await
+            }
+        };
+        let signals = async {
+            if self.interrupts {
+                pass_signals(local, &controls).await;
+                Leave::Ending
+            } else {
+                local.signal().await;
+                Leave::Detaching
+            }
+        };
+        let left = tokio::select! {
+            result = download(source, local) => return match result {
+                Ok(()) => Ok(outcome.wait().await),
+                // Nobody reads on, as behind `| head`: the call ends as a local command would.
+                Err(download::Error::NobodyReads) => Ok(Outcome::Signal(SIGPIPE)),
+                Err(download::Error::Fault(fault)) => Err(fault),
+            },
+            left = input => left?,
+            left = signals => left,
+            never = pass_sizes(terminal, &controls) => match never {},
+            never = tell_links(caller, local, terminal, &controls) => match never {},
+        };
+        match left {
+            Leave::Ending => {
+                controls.send(Control::Cancel);
+                Ok(Outcome::Cancelled)
+            }
+            Leave::Detaching => {
+                controls.send(Control::Detach);
+                Ok(outcome.wait().await)
+            }
+        }
     }
 }
 
-fn open_script(local: &dyn Local, path: &Path) -> Result<std::fs::File, Fault> {
+/// Tells the user what becomes of the connection. Afterwards the terminal may have another size.
+async fn tell_links(
+    caller: &dyn Caller,
+    local: &dyn Local,
+    terminal: Option<&dyn Terminal>,
+    controls: &ControlSender,
+) -> Infallible {
+    loop {
+        match caller.link().await {
+            Link::Lost(reason) => {
+                local.report(&format!("connection lost ({reason}); reconnecting"));
+            }
+            Link::Back => {
+                local.report("connected again");
+                if let Some(terminal) = terminal {
+                    controls.send(Control::Resize(terminal.size()));
+                }
+            }
+        }
+    }
+}
+
+fn open_script(local: &dyn Local, path: &Path) -> Result<File, Fault> {
     let opened = local.open(path, false).and_then(|file| {
         if file.metadata()?.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());

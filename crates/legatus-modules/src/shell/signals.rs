@@ -14,6 +14,8 @@ pub(super) async fn pass_on(
     while let Some(control) = controls.receive().await {
         match control {
             Control::Cancel => return,
+            // Whoever keeps the call sees to that.
+            Control::Detach => {}
             Control::Signal(number) => send(number, command, terminal),
             Control::Resize(size) => {
                 let resized = terminal.map(|open| open.resize(size.columns, size.rows));

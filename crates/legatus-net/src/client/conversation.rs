@@ -2,7 +2,6 @@
 
 use futures_util::stream;
 use http::{HeaderValue, header};
-use hyper::body::Incoming;
 use legatus_core::wire::{CallReply, ControlRequest, Open, call_reply, call_request};
 use legatus_core::{
     Channel, ChannelReceiver, ChannelSender, Control, ControlReceiver, Conversation, Fault,
@@ -13,31 +12,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::Client;
+use super::error::ConnectError;
+use super::kept;
 use crate::framing::{Body, CALL_PATH, CONTENT_TYPE, MessageReader, Piece, Pieces};
 
 /// Opens a call; what the server says to it comes as the conversation's outcome.
 pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Conversation, Fault> {
-    if request.size() > limits::REQUEST_BYTES {
-        let (size, limit) = (request.size(), limits::REQUEST_BYTES);
-        return Err(Fault::new(format!(
-            "the request of {size} bytes is longer than the limit of {limit}"
-        )));
+    let keeps = request.keeping.is_some();
+    let (id, open) = first_message(module, request)?;
+    if keeps {
+        return Ok(kept::open(client, id, open));
     }
-    let id = random_id()?;
-    let timeout = request.timeout.map_or(0, |timeout| {
-        // Zero would mean no deadline at all.
-        u64::try_from(timeout.as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1)
-    });
-    let open = Open {
-        call_id: id.clone(),
-        module: module.to_owned(),
-        version: String::new(),
-        arguments: request.arguments,
-        request: request.body,
-        timeout_milliseconds: timeout,
-    };
     let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
     let (to_sender, from_sender) = theirs.split();
     let (controls, controlled) = Control::queue();
@@ -63,6 +48,34 @@ pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Co
     })
 }
 
+/// The call's id, and its first message.
+pub(super) fn first_message(module: &str, request: Request) -> Result<(String, Open), Fault> {
+    if request.size() > limits::REQUEST_BYTES {
+        let (size, limit) = (request.size(), limits::REQUEST_BYTES);
+        return Err(Fault::new(format!(
+            "the request of {size} bytes is longer than the limit of {limit}"
+        )));
+    }
+    let id = random_id()?;
+    let timeout = request.timeout.map_or(0, |timeout| {
+        // Zero would mean no deadline at all.
+        u64::try_from(timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    });
+    let open = Open {
+        call_id: id.clone(),
+        module: module.to_owned(),
+        version: String::new(),
+        arguments: request.arguments,
+        request: request.body,
+        timeout_milliseconds: timeout,
+        keeping: request.keeping.map(Into::into),
+        attach: None,
+    };
+    Ok((id, open))
+}
+
 /// Drives a call from Open to its outcome.
 async fn converse(
     client: &Client,
@@ -71,7 +84,27 @@ async fn converse(
     to_sender: ChannelSender,
     taken: &CancellationToken,
 ) -> Outcome {
-    let mut request = http::Request::new(Body::request(pieces(open, from_sender)));
+    match begin(client, pieces(open, from_sender)).await {
+        Ok(replies) => {
+            taken.cancel();
+            receive(client, replies, to_sender).await
+        }
+        Err(Refusal::Lost(error)) => Outcome::Unavailable(error.into()),
+        Err(Refusal::Refused(outcome)) => outcome,
+    }
+}
+
+/// Why a call has not begun.
+pub(super) enum Refusal {
+    /// The connection failed.
+    Lost(ConnectError),
+    /// The server did not take it.
+    Refused(Outcome),
+}
+
+/// Sends a call's messages, and waits for the beginning of the answer.
+pub(super) async fn begin(client: &Client, pieces: Pieces) -> Result<MessageReader, Refusal> {
+    let mut request = http::Request::new(Body::request(pieces));
     *request.method_mut() = http::Method::POST;
     *request.uri_mut() = client.endpoint.uri(CALL_PATH);
     *request.version_mut() = http::Version::HTTP_2;
@@ -80,13 +113,12 @@ async fn converse(
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     let response = match client.http2.clone().send(request).await {
         Ok(response) => response,
-        Err(error) => return Outcome::Unavailable(client.explain(&error).await.into()),
+        Err(error) => return Err(Refusal::Lost(client.explain(&error).await)),
     };
-    if let Some(status) = Status::from_header_map(response.headers()) {
-        return refused(&status);
+    match Status::from_header_map(response.headers()) {
+        Some(status) => Err(Refusal::Refused(refused(&status))),
+        None => Ok(MessageReader::new(response.into_body())),
     }
-    taken.cancel();
-    receive(client, response.into_body(), to_sender).await
 }
 
 /// Open, then the Sender's messages.
@@ -100,9 +132,8 @@ fn pieces(open: Open, from_sender: ChannelReceiver) -> Pieces {
 }
 
 /// Passes messages to the Sender until the outcome comes.
-async fn receive(client: &Client, replies: Incoming, to_sender: ChannelSender) -> Outcome {
+async fn receive(client: &Client, mut replies: MessageReader, to_sender: ChannelSender) -> Outcome {
     let lost = |fault: &str| Outcome::Lost(Fault::new(fault));
-    let mut replies = MessageReader::new(replies);
     loop {
         let reply = match replies.next().await {
             Ok(Some(reply)) => CallReply::decode(reply),
@@ -124,6 +155,8 @@ async fn receive(client: &Client, replies: Incoming, to_sender: ChannelSender) -
                 to_sender.send(message).await.ok();
             }
             Ok(Some(call_reply::Part::Outcome(outcome))) => return outcome.into(),
+            // Only for calls that are kept.
+            Ok(Some(call_reply::Part::Taken(_))) => {}
             Ok(None) | Err(_) => {
                 return lost("the server sent a message that this client does not know");
             }

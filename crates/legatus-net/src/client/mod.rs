@@ -2,7 +2,9 @@
 
 mod conversation;
 mod error;
+mod kept;
 mod transport;
+mod uplink;
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +13,14 @@ use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use legatus_core::wire::{DescribeReply, DescribeRequest};
-use legatus_core::{BoxFuture, Caller, Conversation, Fault, Request};
+use legatus_core::wire::{
+    DescribeReply, DescribeRequest, EndSessionRequest, ListSessionsReply, ListSessionsRequest,
+};
+use legatus_core::{Attach, BoxFuture, Caller, Conversation, Fault, Link, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::{Mutex, watch};
+use tokio_util::task::TaskTracker;
 
 pub use self::error::ConnectError;
 use self::transport::{ConnectionEnd, Http2};
@@ -67,6 +73,12 @@ pub struct Client {
     grpc: LegatusClient<Http2>,
     end: ConnectionEnd,
     endpoint: Endpoint,
+    /// How to connect again; `None` over a stream that was given.
+    way: Option<Arc<(Endpoint, ClientOptions)>>,
+    /// What becomes of the connection of kept calls.
+    links: watch::Sender<Option<Link>>,
+    /// The tasks of kept calls.
+    tasks: TaskTracker,
 }
 
 /// Calls one module through a [`Client`].
@@ -74,6 +86,7 @@ pub struct Client {
 pub struct ModuleCaller {
     client: Client,
     module: String,
+    links: Arc<Mutex<watch::Receiver<Option<Link>>>>,
 }
 
 impl Endpoint {
@@ -118,7 +131,11 @@ impl Client {
     ) -> Result<Self, ConnectError> {
         let connecting = async {
             let stream = dial(endpoint, options.connect_timeout).await?;
-            Self::handshake(stream, endpoint, options).await
+            let client = Self::handshake(stream, endpoint, options).await?;
+            Ok(Self {
+                way: Some(Arc::new((endpoint.clone(), options.clone()))),
+                ..client
+            })
         };
         in_time(connecting, endpoint, options).await
     }
@@ -172,8 +189,8 @@ impl Client {
             .initial_connection_window_size(wire::connection_window(128))
             .max_frame_size(wire::FRAME_BYTES)
             .max_send_buf_size(wire::SEND_BUFFER)
-            .keep_alive_interval(wire::PING_INTERVAL)
-            .keep_alive_timeout(wire::PING_TIMEOUT)
+            .keep_alive_interval(wire::CLIENT_PING_INTERVAL)
+            .keep_alive_timeout(wire::CLIENT_PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await
@@ -188,6 +205,9 @@ impl Client {
             grpc,
             end,
             endpoint: endpoint.clone(),
+            way: None,
+            links: watch::Sender::new(None),
+            tasks: TaskTracker::new(),
         })
     }
 
@@ -202,11 +222,44 @@ impl Client {
         }
     }
 
+    /// The kept calls that this client may know of.
+    ///
+    /// # Errors
+    /// When the connection is lost, or the server rejects it.
+    pub async fn sessions(&self) -> Result<ListSessionsReply, ConnectError> {
+        let request = ListSessionsRequest {};
+        match self.grpc.clone().list_sessions(request).await {
+            Ok(reply) => Ok(reply.into_inner()),
+            Err(status) => Err(self.explain(&status).await),
+        }
+    }
+
+    /// Ends a kept call, or sends a signal (Linux numbering) to what it runs; false if there is
+    /// none of that id or name.
+    ///
+    /// # Errors
+    /// When the connection is lost, or the server rejects it.
+    pub async fn end_session(
+        &self,
+        session: &str,
+        signal: Option<u8>,
+    ) -> Result<bool, ConnectError> {
+        let request = EndSessionRequest {
+            session: session.to_owned(),
+            signal: signal.unwrap_or(0).into(),
+        };
+        match self.grpc.clone().end_session(request).await {
+            Ok(reply) => Ok(reply.into_inner().delivered),
+            Err(status) => Err(self.explain(&status).await),
+        }
+    }
+
     /// Calls of one module.
     pub fn module(&self, name: &str) -> ModuleCaller {
         ModuleCaller {
             client: self.clone(),
             module: name.to_owned(),
+            links: Arc::new(Mutex::new(self.links.subscribe())),
         }
     }
 
@@ -242,6 +295,37 @@ impl Caller for ModuleCaller {
             &self.module,
             request,
         )))
+    }
+
+    fn attach(&self, attach: Attach) -> BoxFuture<'_, Result<Conversation, Fault>> {
+        Box::pin(async {
+            let (id, mut open) = conversation::first_message(&self.module, Request::default())?;
+            open.attach = Some(attach.into());
+            Ok(kept::open(&self.client, id, open))
+        })
+    }
+
+    fn link(&self) -> BoxFuture<'_, Link> {
+        Box::pin(async {
+            let mut links = self.links.lock().await;
+            loop {
+                if links.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+                if let Some(link) = links.borrow_and_update().clone() {
+                    return link;
+                }
+            }
+        })
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async {
+            self.client.tasks.close();
+            // Each has a time-out of its own.
+            self.client.tasks.wait().await;
+            self.client.close().await;
+        })
     }
 }
 

@@ -95,6 +95,11 @@ impl ConnectionEnd {
         });
     }
 
+    /// Whether TLS ended it, which it will do again.
+    pub(super) fn is_about_tls(&self) -> bool {
+        self.problem.get().is_some()
+    }
+
     /// Waits for the end; the reason, if it was not an orderly one.
     pub(super) async fn wait(&self) -> Option<Reason> {
         self.ended.cancelled().await;

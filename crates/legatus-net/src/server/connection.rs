@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use legatus_core::Peer;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
 
@@ -38,6 +39,8 @@ pub(super) struct Connection {
     /// When a call began or ended last, in seconds since `opened`.
     last_used: AtomicU64,
     opened: Instant,
+    /// Fires when the connection has ended.
+    pub(super) closed: CancellationToken,
 }
 
 /// How long after its handshake a connection may wait with its first call while the server drains.
@@ -66,6 +69,7 @@ impl Connection {
             used: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             opened: Instant::now(),
+            closed: CancellationToken::new(),
         }
     }
 
@@ -174,6 +178,7 @@ async fn speak(
     let read = Arc::new(AtomicU64::new(0));
     let stream = Watched::new(stream, Count(Arc::clone(&read)));
     let connection = Arc::new(connection);
+    let _closed = connection.closed.clone().drop_guard();
     let shared = Arc::clone(&connection);
     let serving = Arc::clone(state);
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {

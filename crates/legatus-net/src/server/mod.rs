@@ -4,10 +4,13 @@
 //! what happens to a call, in one readable function.
 
 mod connection;
+mod keeping;
 mod limits;
 mod pipeline;
+mod replies;
 mod running;
 mod service;
+mod sessions;
 mod threads;
 
 use std::net::SocketAddr;
@@ -16,7 +19,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use legatus_core::{BoxFuture, Fault, Policy, Registry, ServerControl, ServerFacts};
+use legatus_core::{BoxFuture, Fault, Policy, Registry, ServerControl, ServerFacts, Sessions};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -52,6 +55,8 @@ pub struct ServerOptions {
     pub limits: ServerLimits,
     /// How the server is replaced by a new process; `None` where it cannot be.
     pub restart: Option<Restart>,
+    /// The calls that outlive their connections; `None` where none do.
+    pub sessions: Option<Arc<dyn Sessions>>,
 }
 
 /// A server. It runs until it has drained.
@@ -83,6 +88,7 @@ pub(crate) struct State {
     tls: Arc<ServerTls>,
     limits: ServerLimits,
     restart: Option<Restart>,
+    sessions: Option<Arc<dyn Sessions>>,
     usages: Usages,
     running: Arc<RunningCalls>,
     /// The tasks of all calls: the server leaves only when each has noted its end.
@@ -109,6 +115,7 @@ impl Server {
             usages: Usages::new(&options.limits),
             limits: options.limits,
             restart: options.restart,
+            sessions: options.sessions,
             running: Arc::default(),
             calls: TaskTracker::new(),
             restarting: Mutex::default(),
@@ -156,6 +163,7 @@ impl Server {
                 Arc::clone(&threads),
             ));
         }
+        state.calls.spawn(sessions::note_ends(Arc::clone(&state)));
         let mut connections = Vec::new();
         while let Some(accepted) = accepting.join_next().await {
             connections.extend(accepted.ok());

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use legatus_core::{
-    Call, CallId, Channel, Commander, ControlReceiver, Effects, Fault, Inspection, Module, Outcome,
-    Peer, Permit, Request, limits,
+    Attach, Call, CallId, Channel, Commander, ControlReceiver, Effects, Fault, Inspection, Kept,
+    Module, Outcome, Peer, Permit, Persistence, Placement, Request, limits,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,10 @@ pub(super) struct Arrived {
     pub(super) cancellation: CancellationToken,
     /// Why the call's input is refused, if it is; set before `cancellation` fires.
     pub(super) refused: Arc<OnceLock<Fault>>,
+    /// Whether the call goes on without this client; `None` if it cannot.
+    pub(super) kept: Option<Kept>,
+    /// Attaches to a kept call instead of opening one.
+    pub(super) attach: Option<Attach>,
 }
 
 /// What the Commander of an arrived call gets.
@@ -45,6 +49,8 @@ pub(super) struct Input {
     pub(super) channel: Channel,
     /// Signals and resizes from the caller.
     pub(super) controls: ControlReceiver,
+    /// How the call is kept when its connection is lost, if it is.
+    pub(super) persistence: Option<Persistence>,
 }
 
 impl State {
@@ -71,7 +77,7 @@ impl State {
         // 3 audit: a call that cannot be noted does not run
         let rule = permit.rule().to_owned();
         let audited = audited(&arrived, Some((&*module, &inspection)), Some(&rule));
-        if let Err(error) = self.audit.begin(&audited) {
+        if let Err(error) = self.audit.begin(&audited, arrived.attach.is_some()) {
             tracing::error!(id = %arrived.id, error = %chain(&error), "call refused");
             let fault = Fault::new("the server cannot write its audit, so that it takes no calls");
             return Outcome::Unavailable(fault);
@@ -79,7 +85,10 @@ impl State {
 
         // 4 execute, under the deadline
         let traffic = input.channel.traffic();
-        let outcome = self.execute(&module, &arrived, permit, input).await;
+        let summary = inspection.summary.clone();
+        let outcome = self
+            .execute(&module, &arrived, permit, input, summary)
+            .await;
 
         // 5 audit
         let usage = Usage {
@@ -88,7 +97,9 @@ impl State {
             duration: begun.elapsed(),
         };
         log_end(&audited, &outcome, usage);
-        if let Err(error) = self.audit.end(&audited, &outcome, usage) {
+        // Whoever opened a call, or found it without a client, notes its end.
+        let goes_on = arrived.attach.is_some() || arrived.kept.as_ref().is_some_and(Kept::is_set);
+        if let Err(error) = self.audit.end(&audited, &outcome, usage, goes_on) {
             tracing::error!(id = %arrived.id, error = %chain(&error), "the end of a call is missing in the audit");
         }
 
@@ -137,6 +148,13 @@ impl State {
             return Err(Outcome::Failed(fault));
         }
         // It looks at what a peer has made up.
+        if let Some(attach) = &arrived.attach {
+            let inspection = Inspection {
+                effects: spec.effects,
+                summary: format!("attach {:?}", attach.session),
+            };
+            return Ok((Arc::clone(module), inspection));
+        }
         let inspected = catch_unwind(AssertUnwindSafe(|| commander.inspect(request)));
         let inspection = inspected
             .unwrap_or_else(|_| Err(Fault::new("the module panicked")))
@@ -156,6 +174,7 @@ impl State {
         arrived: &Arrived,
         permit: Permit,
         mut input: Input,
+        summary: String,
     ) -> Outcome {
         if let Some(commander) = module.commander() {
             match commander.admit(input.request) {
@@ -171,6 +190,19 @@ impl State {
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
         call.cancellation = cancellation.clone();
+        // What runs inside the server does not outlive it.
+        let can_be_kept = module.spec().placement == Placement::Child;
+        call.persistence = input
+            .persistence
+            .filter(|_| can_be_kept)
+            .map(|kept| Persistence {
+                summary: cut(&summary).to_owned(),
+                others: self
+                    .policy
+                    .load()
+                    .reaches_others(&arrived.peer, module.spec()),
+                ..kept
+            });
         call.grant_server(Arc::clone(self) as Arc<dyn legatus_core::ServerControl>);
 
         let deadline = call.deadline;
@@ -183,7 +215,8 @@ impl State {
                 Some(fault) => Outcome::Failed(fault.clone()),
                 None => Outcome::Cancelled,
             },
-            () = self.stopping.cancelled() => {
+            // A kept call is let go instead.
+            () = self.stopping.cancelled(), if arrived.kept.is_none() => {
                 Outcome::Lost(Fault::new("the server has shut down before the call ended"))
             }
         };
@@ -203,7 +236,7 @@ impl State {
     ) -> Outcome {
         let audited = audited(arrived, found, None);
         log_end(&audited, &outcome, Usage::default());
-        if let Err(error) = self.audit.end(&audited, &outcome, Usage::default()) {
+        if let Err(error) = self.audit.end(&audited, &outcome, Usage::default(), false) {
             tracing::error!(id = %arrived.id, error = %chain(&error), "a refused call is missing in the audit");
         }
         outcome
@@ -248,7 +281,7 @@ fn audited<'a>(
 ) -> AuditedCall<'a> {
     AuditedCall {
         id: &arrived.id,
-        peer: &arrived.peer,
+        identity: arrived.peer.identity(),
         address: &arrived.address,
         module: found.map_or(arrived.module.as_str(), |(module, _)| &module.spec().name),
         summary: found.map_or("", |(_, inspection)| cut(&inspection.summary)),
@@ -266,7 +299,7 @@ fn cut(summary: &str) -> &str {
 fn log_end(call: &AuditedCall<'_>, outcome: &Outcome, usage: Usage) {
     tracing::info!(
         id = %call.id,
-        identity = %call.peer,
+        identity = call.identity,
         address = call.address,
         module = call.module,
         arguments = call.summary,

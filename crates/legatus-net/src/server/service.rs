@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use legatus_core::wire::{
-    CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest, Limits, Open,
-    call_reply, call_request,
+    CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest, EndSessionReply,
+    EndSessionRequest, Limits, ListSessionsReply, ListSessionsRequest, Open, call_request,
 };
 use legatus_core::{
-    CallId, Channel, ChannelClosed, ChannelReceiver, ChannelSender, Control, Fault, Outcome,
-    Request, limits,
+    CallId, Channel, ChannelClosed, ChannelSender, Control, Fault, Outcome, Request, limits,
 };
 use prost::Message as _;
 use tokio::sync::oneshot;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request as GrpcRequest, Response, Status};
 use tonic_health::ServingStatus;
@@ -23,10 +22,15 @@ use tonic_health::server::HealthReporter;
 
 use super::State;
 use super::connection::Connection;
+use super::keeping::KeptStream;
 use super::limits::InUse;
 use super::pipeline::{Arrived, Input};
-use crate::framing::{Body, CONTENT_TYPE, LARGEST, MessageReader, Piece, Pieces, ReadError};
+use super::replies;
+use crate::framing::{Body, CONTENT_TYPE, LARGEST, MessageReader, Pieces, ReadError};
 use crate::service::legatus_server::{Legatus, LegatusServer};
+
+/// How long a client may take to tell that an outcome has arrived.
+const FETCH_WITHIN: Duration = Duration::from_secs(30);
 
 /// Tells who asks for the server's health.
 pub(super) struct Health(HealthReporter);
@@ -80,6 +84,25 @@ impl Legatus for Service {
             .map_err(|_| Status::invalid_argument("a control that makes no sense"))?;
         let delivered = self.state.running.control(&connection.peer, id, control);
         Ok(Response::new(ControlReply { delivered }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: GrpcRequest<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsReply>, Status> {
+        let connection = connection(&request)?;
+        let listed = self.state.list_sessions(&connection.peer).await;
+        Ok(Response::new(listed))
+    }
+
+    async fn end_session(
+        &self,
+        request: GrpcRequest<EndSessionRequest>,
+    ) -> Result<Response<EndSessionReply>, Status> {
+        let connection = connection(&request)?;
+        let request = request.into_inner();
+        let ended = self.state.end_session(&connection.peer, request).await?;
+        Ok(Response::new(ended))
     }
 
     async fn describe(
@@ -157,15 +180,17 @@ impl State {
     fn start(
         self: &Arc<Self>,
         connection: Arc<Connection>,
-        open: Open,
+        mut open: Open,
         messages: MessageReader,
     ) -> Result<Pieces, Status> {
-        let id = call_id(open.call_id)?;
         let cancellation = CancellationToken::new();
+        let (kept, persistence) = KeptStream::new(&mut open, &connection, &cancellation).unzip();
+        let attach = persistence.as_ref().and_then(|kept| kept.attach.clone());
+        let id = call_id(open.call_id)?;
         let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
         let (sender, receiver) = ours.split();
         let (decide, pending) = oneshot::channel();
-        let replies = Replying::stream(receiver, pending, cancellation.clone().drop_guard());
+        let replies = replies::stream(receiver, pending, &cancellation, kept.clone());
         let (controls, controlled) = Control::queue();
         let refused = Arc::new(OnceLock::new());
         let arrived = Arrived {
@@ -176,23 +201,30 @@ impl State {
             version: shortened(open.version),
             cancellation: cancellation.clone(),
             refused: Arc::clone(&refused),
+            kept: kept.as_ref().map(|kept| kept.kept.clone()),
+            attach,
         };
         // From here on the caller can control the call.
-        let running = self
-            .running
-            .add(&arrived.peer, &arrived.id, controls, cancellation.clone());
+        let resume = arrived.attach.as_ref().is_some_and(|attach| attach.resume);
+        let running = self.running.add(
+            &arrived.peer,
+            &arrived.id,
+            controls,
+            cancellation.clone(),
+            kept.as_ref().map(|kept| (kept.lost.clone(), resume)),
+        );
         let in_use = CallInUse::take(self, &connection);
         let taken = match (running, in_use) {
             (Some(running), Ok(in_use)) => (running, in_use),
             (None, _) => {
                 let text = format!("a call with the id `{}` is running already", arrived.id);
                 let outcome = Outcome::Failed(Fault::new(text));
-                decide.send(self.refuse(&arrived, None, outcome)).ok();
+                decide.send(Some(self.refuse(&arrived, None, outcome))).ok();
                 return Ok(replies);
             }
             (_, Err(fault)) => {
                 let outcome = Outcome::Unavailable(fault);
-                decide.send(self.refuse(&arrived, None, outcome)).ok();
+                decide.send(Some(self.refuse(&arrived, None, outcome))).ok();
                 return Ok(replies);
             }
         };
@@ -202,19 +234,33 @@ impl State {
                 arguments: open.arguments,
                 body: open.request,
                 timeout: Some(timeout).filter(|timeout| !timeout.is_zero()),
+                keeping: None,
             },
             channel: theirs,
             controls: controlled,
+            persistence,
         };
         let state = Arc::clone(self);
         self.calls.spawn(async move {
-            let _given_back_at_the_end = taken;
-            let receiving = receive(messages, sender, &cancellation, &refused);
+            let given_back_at_the_end = taken;
+            let receiving = receive(messages, sender, cancellation, refused, kept.clone());
+            let mut receiving = Box::pin(receiving);
             let outcome = tokio::select! {
                 outcome = state.run_call(arrived, input) => outcome,
-                never = receiving => match never {},
+                never = &mut receiving => match never {},
+                never = let_go(&state, kept.as_ref()) => match never {},
             };
-            decide.send(outcome).ok();
+            drop(given_back_at_the_end);
+            let Some(kept) = kept else {
+                decide.send(Some(outcome)).ok();
+                return;
+            };
+            let goes_on = kept.kept.is_set() && matches!(outcome, Outcome::Lost(_));
+            decide.send((!goes_on).then_some(outcome)).ok();
+            if !kept.kept.is_set() {
+                // That the outcome has arrived is still to come.
+                tokio::spawn(tokio::time::timeout(FETCH_WITHIN, receiving));
+            }
         });
         Ok(replies)
     }
@@ -236,13 +282,16 @@ fn shortened(name: String) -> String {
 async fn receive(
     mut messages: MessageReader,
     sender: ChannelSender,
-    cancellation: &CancellationToken,
-    refused: &OnceLock<Fault>,
+    cancellation: CancellationToken,
+    refused: Arc<OnceLock<Fault>>,
+    kept: Option<KeptStream>,
 ) -> std::convert::Infallible {
     let mut sender = Some(sender);
     loop {
         let part = match messages.next().await {
             Ok(Some(message)) => CallRequest::decode(message).ok().and_then(|call| call.part),
+            // Its stream of replies ends, too, and tells whether that is a goodbye.
+            Ok(None) | Err(ReadError::Reset | ReadError::Failed(_)) if kept.is_some() => break,
             Ok(None) => {
                 sender = None;
                 break;
@@ -255,7 +304,23 @@ async fn receive(
                 break;
             }
         };
-        let Some(call_request::Part::Message(message)) = part else {
+        let message = match (part, &kept) {
+            (Some(call_request::Part::Message(message)), _) => Some(message),
+            (Some(call_request::Part::Received(count)), Some(kept)) => {
+                kept.received(count);
+                continue;
+            }
+            (Some(call_request::Part::Fetched(_)), Some(kept)) => {
+                kept.fetched();
+                continue;
+            }
+            (Some(call_request::Part::End(_)), Some(_)) => {
+                sender = None;
+                continue;
+            }
+            _ => None,
+        };
+        let Some(message) = message else {
             let fault = Fault::new("a message of a call that this server does not know");
             refused.set(fault).ok();
             cancellation.cancel();
@@ -272,70 +337,21 @@ async fn receive(
             }
         }
     }
+    // Nobody will acknowledge anything any more.
+    drop(kept);
     // Unless it was closed properly, the input stays open until the call has ended.
     let _open = sender;
     std::future::pending().await
 }
 
-/// The server's side of a call's stream: the module's messages, then the outcome. Dropping it
-/// cancels the call: the caller has reset the stream, or its connection is lost.
-struct Replying {
-    receiver: ChannelReceiver,
-    drained: bool,
-    pending: oneshot::Receiver<Outcome>,
-    told: Option<Outcome>,
-    finished: bool,
-    _cancel: DropGuard,
-}
-
-impl Replying {
-    fn stream(
-        receiver: ChannelReceiver,
-        pending: oneshot::Receiver<Outcome>,
-        cancel: DropGuard,
-    ) -> Pieces {
-        let replying = Self {
-            receiver,
-            drained: false,
-            pending,
-            told: None,
-            finished: false,
-            _cancel: cancel,
-        };
-        Box::pin(futures_util::stream::unfold(
-            replying,
-            |mut replying| async move {
-                let part = replying.next().await?;
-                Some((Piece::from(part), replying))
-            },
-        ))
+/// Lets a kept call go when a draining server has waited long enough for it: another one goes on
+/// with it. Never returns.
+async fn let_go(state: &State, kept: Option<&KeptStream>) -> std::convert::Infallible {
+    if let Some(kept) = kept {
+        state.stopping.cancelled().await;
+        kept.lost.cancel();
     }
-
-    async fn next(&mut self) -> Option<call_reply::Part> {
-        while !self.drained || self.told.is_none() {
-            tokio::select! {
-                biased;
-                message = self.receiver.receive(), if !self.drained => match message {
-                    Some(message) => {
-                        return Some(call_reply::Part::Message(message));
-                    }
-                    None => self.drained = true,
-                },
-                told = &mut self.pending, if self.told.is_none() => {
-                    let vanished = |_| Outcome::Lost(Fault::new("the server lost the call"));
-                    self.told = Some(told.unwrap_or_else(vanished));
-                    // A Commander may leave someone behind who still holds its channel: nothing
-                    // more is waited for, but what was sent before the outcome is passed on.
-                    self.receiver.close();
-                }
-            }
-        }
-        let outcome = self.told.take().filter(|_| !self.finished)?;
-        self.finished = true;
-        // Keeps the loop above from waiting if the stream is asked once more.
-        self.told = Some(Outcome::SUCCESS);
-        Some(call_reply::Part::Outcome(outcome.into()))
-    }
+    std::future::pending().await
 }
 
 /// A call's share of the limits; given back when dropped.

@@ -65,6 +65,7 @@ impl TestServer {
             tls: Arc::new(tls),
             limits: options.limits,
             restart: None,
+            sessions: None,
         });
         let handle = server.handle();
         let running = tokio::spawn(server.run(vec![listener]));

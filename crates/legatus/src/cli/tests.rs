@@ -414,7 +414,11 @@ fn a_module_whose_spec_cannot_be_a_subcommand_is_left_out() {
             tree.get_subcommands().count(),
             root.get_subcommands().count()
         );
-        let error = parse(&registry, words(&[&name, "web1"])).unwrap_err();
+        let Err(error) = parse(&registry, words(&[&name, "web1"])) else {
+            // The program's own subcommand of that name is not replaced.
+            assert!(root.find_subcommand(&name).is_some(), "{name}");
+            continue;
+        };
         let is_fixed = error.kind() == ErrorKind::UnknownArgument;
         assert!(
             is_fixed || error.to_string().contains("cannot be called"),

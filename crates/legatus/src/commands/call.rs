@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use legatus_core::{Fault, Outcome};
+use legatus_core::{Caller, Fault, Host, Module, Outcome, Sender};
 
 use super::Context;
 use crate::config::{Configuration, ResolvedHost};
@@ -14,16 +14,41 @@ use crate::verdict;
 
 /// Calls a module and tells how that ended.
 pub(crate) fn run(invocation: Invocation, context: &Context<'_>) -> anyhow::Result<ExitCode> {
+    let Invocation {
+        module,
+        name,
+        host,
+        arguments,
+    } = invocation;
+    drive(&host, context, async |host, connector, local| {
+        call(
+            module.as_ref(),
+            &name,
+            host,
+            connector,
+            local,
+            async |sender, caller| sender.send(arguments, caller, local).await,
+        )
+        .await
+    })
+}
+
+/// Has something done on a host with the user's streams, and tells how that ended.
+pub(super) fn drive(
+    host: &Host,
+    context: &Context<'_>,
+    work: impl AsyncFnOnce(&ResolvedHost, &dyn Connector, &ProcessLocal) -> Outcome,
+) -> anyhow::Result<ExitCode> {
     let configuration = Configuration::load(context.globals, context.environment)?;
     start_logging(&configuration)?;
-    let host = configuration.resolve(&invocation.host)?;
+    let host = configuration.resolve(host)?;
     let json = context.globals.json;
     let local = ProcessLocal::new(json)?;
     // One thread is enough for one connection, and starts fastest.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(call(invocation, &host, context.connector, &local));
+    let outcome = runtime.block_on(work(&host, context.connector, &local));
     runtime.shutdown_background();
     let nobody_reads = local.stdout_is_broken();
     // From here on signals end the program.
@@ -35,29 +60,28 @@ pub(crate) fn run(invocation: Invocation, context: &Context<'_>) -> anyhow::Resu
 }
 
 /// Connects and lets the module's Sender do its work; ends when all output has been written, too.
-pub(crate) async fn call(
-    invocation: Invocation,
+pub(super) async fn call(
+    module: &dyn Module,
+    name: &str,
     host: &ResolvedHost,
     connector: &dyn Connector,
     local: &ProcessLocal,
+    work: impl AsyncFnOnce(&dyn Sender, &dyn Caller) -> Result<Outcome, Fault>,
 ) -> Outcome {
-    let Invocation {
-        module,
-        name,
-        arguments,
-        ..
-    } = invocation;
     let Some(sender) = module.sender() else {
         return Outcome::Failed(Fault::new(format!(
             "the module `{name}` has no client half here"
         )));
     };
-    let caller = match connector.connect(host, &name).await {
+    let caller = match connector.connect(host, name).await {
         Ok(caller) => caller,
         Err(failure) => return failure.into(),
     };
-    let outcome = sender.send(arguments, caller.as_ref(), local).await.into();
-    local.finish(outcome).await
+    let outcome = work(sender, caller.as_ref()).await.into();
+    let outcome = local.finish(outcome).await;
+    // What was said last must leave before the program does.
+    caller.finish().await;
+    outcome
 }
 
 pub(super) fn start_logging(configuration: &Configuration) -> anyhow::Result<()> {

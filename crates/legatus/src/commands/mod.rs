@@ -7,7 +7,9 @@ mod holder;
 mod man;
 mod modules;
 mod pki;
+mod sessions;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -34,6 +36,12 @@ pub enum Fixed {
     LinkSsh(rsh::LinkArguments),
     /// Show the modules, here or on a host
     Modules(modules::Arguments),
+    /// List the sessions on a host: calls that run on without a connection
+    Sessions(sessions::ListArguments),
+    /// Attach to a session
+    Attach(sessions::AttachArguments),
+    /// End a session, or send it a signal
+    End(sessions::EndArguments),
     /// Show how a command is used
     Help(help::Arguments),
     /// Print a completion script for a shell
@@ -57,6 +65,19 @@ pub(crate) struct Context<'a> {
     pub(crate) connector: &'a dyn Connector,
     /// The external modules, if there are any.
     pub(crate) catalogue: Option<&'a Catalogue>,
+}
+
+/// Whether a command line is that by which servers start holders.
+pub(crate) fn is_holder(command_line: &[OsString]) -> bool {
+    matches!(command_line, [_program, word] if word == "holder")
+}
+
+/// Holds a session or a command for the server that has started this process.
+pub(crate) fn hold(registry: &Registry) -> ExitCode {
+    match crate::logging::init("warn", crate::logging::Format::Text) {
+        Ok(()) => legatus_host::holder_main(registry),
+        Err(error) => crate::verdict::tell_error(&error, false),
+    }
 }
 
 /// Does what the command line asks for.
@@ -89,13 +110,13 @@ pub(crate) fn run(
             }
             Fixed::LinkSsh(arguments) => rsh::link(&arguments),
             Fixed::Modules(arguments) => modules::run(&arguments, &context),
+            Fixed::Sessions(arguments) => sessions::list(&arguments, &context),
+            Fixed::Attach(arguments) => sessions::attach(arguments, &context),
+            Fixed::End(arguments) => sessions::end(&arguments, &context),
             Fixed::Help(arguments) => help::run(&arguments, &context),
             Fixed::Completions(arguments) => completions::run(&arguments, &context),
             Fixed::Man(arguments) => man::run(&arguments, &context),
-            Fixed::Holder(holder::Arguments {}) => {
-                crate::logging::init("warn", crate::logging::Format::Text)?;
-                Ok(legatus_host::holder_main(registry))
-            }
+            Fixed::Holder(holder::Arguments {}) => Ok(hold(registry)),
             Fixed::ModuleHost(holder::Arguments {}) => {
                 crate::logging::init("warn", crate::logging::Format::Text)?;
                 Ok(legatus_host::external::module_host_main())

@@ -36,12 +36,13 @@ impl Embedded {
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let server = Server::new(ServerOptions {
-            registry: legatus_host::isolate_all(registry, super::launcher(None))?,
+            registry: legatus_host::isolate_all(registry, super::launcher())?,
             policy: Policy::allow_all("local"),
             audit: Audit::none(),
             tls: Arc::new(server_tls),
             limits: ServerLimits::default(),
             restart: None,
+            sessions: None,
         });
         let handle = server.handle();
         let runtime = tokio::runtime::Builder::new_current_thread()

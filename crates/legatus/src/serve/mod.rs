@@ -4,16 +4,17 @@ mod embedded;
 mod handover;
 mod lifecycle;
 mod options;
+mod users;
 
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use legatus_core::{Fault, Policy, Registry};
 use legatus_host::external::{Catalogue, ClientHalves};
-use legatus_host::{Launcher, User};
+use legatus_host::{Launcher, SessionFolder, User};
 use legatus_net::tls::{PemSource, ServerTls};
 use legatus_net::{Audit, Server, ServerOptions, parse_policy};
 
@@ -37,10 +38,23 @@ pub(crate) fn run(
         settings.log_level.as_deref().unwrap_or("info"),
         settings.log_format,
     )?;
+    let sessions = SessionFolder::open(&settings.state_dir);
+    let sessions =
+        Arc::new(sessions.with_context(|| {
+            format!("cannot keep sessions in `{}`", settings.state_dir.display())
+        })?);
+    let launcher = users::assign(launcher(), &settings)?
+        .with_descriptor_limit(raise_descriptor_limit())
+        .with_sessions(Arc::clone(&sessions));
     configure(registry, &settings)?;
-    let user = run_as(&settings)?;
-    let catalogue = catalogue(&settings, user.clone())?;
-    let launcher = launcher(user).with_descriptor_limit(raise_descriptor_limit());
+    let catalogue = match launcher.users {
+        None => catalogue(&settings, launcher.run_as.clone())?,
+        Some(_) => {
+            // They would have nobody's rights but the server's own.
+            tracing::info!("with [[user]] no external modules are offered");
+            None
+        }
+    };
     let tls = Arc::new(ServerTls::new(
         settings.pairs.clone(),
         PemSource::File(settings.ca.clone()),
@@ -68,6 +82,7 @@ pub(crate) fn run(
         tls: Arc::clone(&tls),
         limits: settings.limits,
         restart: Some(handover.restart()),
+        sessions: Some(sessions),
     });
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let server = server
@@ -115,36 +130,8 @@ fn configure(registry: &Registry, settings: &Settings) -> Result<()> {
 }
 
 /// How the server's children are started: as this program, by its hidden subcommand.
-fn launcher(user: Option<User>) -> Launcher {
-    let launcher = Launcher::new(["holder"]).with_environment(std::env::vars_os());
-    match user {
-        Some(user) => launcher.with_user(user),
-        None => launcher,
-    }
-}
-
-/// The user whose rights calls get: root gives its own away only when told to.
-fn run_as(settings: &Settings) -> Result<Option<User>> {
-    let root = rustix::process::geteuid().is_root();
-    match &settings.run_as {
-        Some(name) if root => Ok(Some(User::named(name)?)),
-        Some(name) => {
-            let user = User::named(name)?;
-            if user.uid != rustix::process::geteuid().as_raw() {
-                bail!(
-                    Fault::new(format!(
-                        "cannot run calls as `{name}`: only root can change users"
-                    ))
-                    .with_hint("start the server as root, or leave out --run-as")
-                );
-            }
-            Ok(None)
-        }
-        None if root => bail!(Fault::new("refusing to run every call as root").with_hint(
-            "name the user with --run-as USER; to really run calls as root, say --run-as root",
-        )),
-        None => Ok(None),
-    }
+fn launcher() -> Launcher {
+    Launcher::new(["holder"]).with_environment(std::env::vars_os())
 }
 
 /// The policy in force; without a file everyone may call everything, which is said aloud.

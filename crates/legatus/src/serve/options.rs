@@ -11,6 +11,7 @@ use legatus_net::ServerLimits;
 use legatus_net::tls::PairSource;
 use serde::Deserialize;
 
+use super::users::UserRule;
 use crate::cli::Globals;
 use crate::config;
 use crate::external::{ModuleFlags, ModulesTable};
@@ -88,6 +89,8 @@ struct File {
     log_level: Option<String>,
     log_format: Option<Format>,
     limits: LimitArguments,
+    user: Vec<UserRule>,
+    accept_env: Option<Vec<String>>,
     modules: ModulesTable,
     /// What modules are told, by their names.
     settings: BTreeMap<String, toml::Table>,
@@ -108,6 +111,10 @@ pub(super) struct Settings {
     pub(super) ca: PathBuf,
     pub(super) policy: Option<PathBuf>,
     pub(super) run_as: Option<String>,
+    /// As whom the calls of which identities run.
+    pub(super) users: Vec<UserRule>,
+    /// The variables that callers may set; `None`: any.
+    pub(super) accept_env: Option<Vec<String>>,
     pub(super) state_dir: PathBuf,
     pub(super) log_level: Option<String>,
     pub(super) log_format: Format,
@@ -149,6 +156,8 @@ impl Settings {
             ca,
             policy: flags.policy.or(file.policy),
             run_as: flags.run_as.or(file.run_as),
+            users: file.user,
+            accept_env: file.accept_env,
             state_dir: flags
                 .state_dir
                 .or(file.state_dir)

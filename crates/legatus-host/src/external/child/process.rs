@@ -78,6 +78,7 @@ impl From<StartUser> for RunAs {
             uid: user.uid,
             gid: user.gid,
             groups: user.groups,
+            ..Self::default()
         }
     }
 }

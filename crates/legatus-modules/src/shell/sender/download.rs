@@ -6,7 +6,7 @@ use bytes::Bytes;
 use legatus_core::{ChannelReceiver, Fault, Local, Output as LocalOutput, Stream};
 use prost::Message;
 
-use crate::shell::messages::{Output, output::Part};
+use crate::shell::messages::{Output, Usage, output::Part};
 
 /// The output could not be passed on.
 #[derive(Debug)]
@@ -45,10 +45,27 @@ pub(super) async fn download(mut source: ChannelReceiver, local: &dyn Local) -> 
             Some(Part::Stderr(bytes)) => {
                 write(stderr.as_mut(), bytes, "standard error").await?;
             }
+            Some(Part::Usage(usage)) => local.record(&usage_record(&usage)),
             // `None`: a part that this version does not know.
             Some(Part::Started(_)) | None => {}
         }
     }
+}
+
+/// What a command took, for machines: seconds and bytes.
+fn usage_record(usage: &Usage) -> String {
+    // Micros of years fit.
+    let seconds = |microseconds: u64| std::time::Duration::from_micros(microseconds).as_secs_f64();
+    format!(
+        r#"{{"usage":{{"seconds":{},"cpu_seconds":{},"peak_memory_bytes":{}}}}}"#,
+        seconds(usage.duration_microseconds),
+        seconds(
+            usage
+                .user_microseconds
+                .saturating_add(usage.system_microseconds)
+        ),
+        usage.peak_memory_bytes,
+    )
 }
 
 async fn write(output: &mut dyn LocalOutput, bytes: Bytes, name: &str) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use legatus_core::{ChannelClosed, ChannelSender, Fault, Input as LocalInput, Local, limits};
 use prost::Message;
 
-use crate::shell::escape::{EscapeFilter, HELP};
+use crate::shell::escape::{EscapeFilter, HELP, Leave};
 use crate::shell::messages::{Empty, Input, input::Part};
 use crate::shell::spawn::reason;
 
@@ -23,16 +23,12 @@ pub(super) struct Upload<'a> {
     pub(super) local: &'a dyn Local,
 }
 
-/// The user wants to leave the session.
-#[derive(Debug)]
-pub(super) struct Leave;
-
 /// Nothing more can be given to the command.
 #[derive(Debug)]
 enum Stop {
     /// The call has ended; the messages from there tell how.
     Ended,
-    Leave,
+    Leave(Leave),
     Fault(Fault),
 }
 
@@ -46,7 +42,7 @@ impl From<ChannelClosed> for Stop {
 pub(super) async fn upload(upload: Upload<'_>) -> Result<Leave, Fault> {
     match try_upload(upload).await {
         Ok(()) | Err(Stop::Ended) => std::future::pending().await,
-        Err(Stop::Leave) => Ok(Leave),
+        Err(Stop::Leave(leave)) => Ok(leave),
         Err(Stop::Fault(fault)) => Err(fault),
     }
 }
@@ -67,7 +63,7 @@ async fn try_upload(upload: Upload<'_>) -> Result<(), Stop> {
             // Told as the end of input it would make the shell there leave in good order, and its
             // jobs stay behind.
             send_keys(stdin, &sink, local).await?;
-            return Err(Stop::Leave);
+            return Err(Stop::Leave(Leave::Ending));
         } else {
             send_stream(stdin, &sink, local).await?;
         }
@@ -143,8 +139,8 @@ async fn send_keys(
         }
         let filtered = filter.filter(&typed);
         waiting.extend_from_slice(&filtered.bytes);
-        if filtered.leave {
-            return Err(Stop::Leave);
+        if let Some(leave) = filtered.leave {
+            return Err(Stop::Leave(leave));
         }
         if filtered.help {
             for line in HELP {

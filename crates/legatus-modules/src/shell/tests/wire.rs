@@ -203,6 +203,8 @@ async fn a_signal_passes_stdin_that_nobody_reads() {
         // The pipe takes no more when the command's stdin is full: nothing moves any longer.
         tokio::task::yield_now().await;
         assert!(controls.send(Control::Signal(2)));
+        let last = receiver.receive().await.map(Output::decode).unwrap();
+        assert!(matches!(last.unwrap().part, Some(output::Part::Usage(_))));
         assert_eq!(receiver.receive().await, None);
     };
     tokio::join!(flood, interrupt);
