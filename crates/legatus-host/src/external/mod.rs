@@ -4,7 +4,7 @@
 //! cache that only this program writes, and makes a registry of what can be used. WebAssembly runs
 //! inside this process, in a store with a deadline and a limit of memory; native code runs in a
 //! child process of its own ([`module_host_main`]). The contract has four spellings: the traits of
-//! `legatus-core`, `wit/`, `include/legatus_module.h`, and the frames of [`child::protocol`].
+//! `legatus-core`, `wit/`, `include/legatus_module.h`, and the frames of `child::protocol`.
 
 mod asks;
 mod catalogue;
