@@ -524,7 +524,8 @@ over_a_network() {
 cut_cable() {
     two_machines
     local shell copy process began
-    truncate -s 8G "$work/large"
+    # Data, as holes are not sent.
+    head -c 1G /dev/urandom >"$work/large"
     start ip netns exec "$here" "$LEGATUS" shell "$host" --linger 1 -- sh -c "$forks" >"$work/cut.out" 2>"$work/cut.err" </dev/null
     shell=$started
     mkdir "$work/cut"

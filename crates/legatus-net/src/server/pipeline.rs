@@ -176,7 +176,8 @@ impl State {
         mut input: Input,
         summary: String,
     ) -> Outcome {
-        if let Some(commander) = module.commander() {
+        // Whoever attaches asks for nothing new.
+        if let (Some(commander), None) = (module.commander(), &arrived.attach) {
             match commander.admit(input.request) {
                 Ok(request) => input.request = request,
                 Err(fault) => return Outcome::Denied(fault),
