@@ -217,6 +217,7 @@ escape_tells() {
     press Enter '~' '?'
     see '~\.'
     press Enter '~' '~'
+    see '^remote> ~$'
     type_line 'x'
     see '^remote> ~x$'
 }
