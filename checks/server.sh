@@ -546,7 +546,8 @@ cut_cable() {
     below "seconds until the clients notice" 45 $((SECONDS - began))
     while read -r process; do await 40 "process $process ends with the connection" gone "$process"; done <"$work/cut.out"
     await 40 "the server's children end" eval '(($(process_tree "$server_pid" | wc -l) == 1))'
-    same "what is left of the copy" "" "$(ls -A "$work/cut")"
+    [[ ! -e $work/cut/large ]] || fail "half a file is at its name"
+    same "what is left beside what the next copy goes on with" "" "$(find "$work/cut" -type f ! -name ".large.*.legatus")"
     ip -n "$there" link set cable up
     # Addresses may need a moment to be found again.
     await 20 "the server is there for the next" on_this_machine --connect-timeout 2 shell "$host" -- true
