@@ -150,6 +150,8 @@ async fn a_dry_run_tells_everything_and_changes_nothing() {
         symlink("changed", scene.path("source/link")).unwrap();
         set_modified(&scene.file("target/changed", b"old"), 7, 7);
         scene.file("target/extra/f", b"x");
+        // Of folders made one after the other, the times may be the same or not.
+        set_modified(&scene.path("source"), 8, 8);
         let before = super::support::tree(&scene.path("target"));
         let arguments = folder(&scene, direction)
             .with_flag("delete")
@@ -163,6 +165,7 @@ async fn a_dry_run_tells_everything_and_changes_nothing() {
             format!("{sign}f.st...... changed"),
             "cL+++++++++ link -> changed".to_owned(),
             "cd+++++++++ new/".to_owned(),
+            ".d..t...... ./".to_owned(),
         ];
         let mut expected = expected.to_vec();
         expected.sort();
