@@ -54,7 +54,8 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 PrintMotd no
 PidFile none
-AcceptEnv GIT_PROTOCOL LANG LC_* PATH
+AcceptEnv GIT_PROTOCOL LANG LC_*
+SetEnv PATH=$work/theirs/remote:$PATH
 Subsystem sftp /usr/lib/openssh/sftp-server
 LINES
     for try in {1..10}; do
