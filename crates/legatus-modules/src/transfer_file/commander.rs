@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use legatus_core::{
     BoxFuture, Call, Channel, Commander, Control, ControlReceiver, Effects, Fault, Inspection,
@@ -135,9 +136,17 @@ impl TransferFile {
             into_folder: upload.into_folder,
             no_parents: options.no_parents,
             dry_run: options.dry_run,
+            placed: upload.placed,
+        };
+        let destination = Destination::find(&open, &wanted)?;
+        send(&channel, Answer::Placed(destination.placed())).await?;
+        let above = match options.atomic {
+            true => destination.above(&open, &wanted)?,
+            false => None,
         };
         let job = TargetJob {
-            destination: Destination::find(&open, &wanted)?,
+            destination,
+            above,
             shown: OsStr::from_bytes(&upload.target),
             options,
             asked: None,
@@ -169,6 +178,7 @@ impl TransferFile {
             count: download.count,
             options: download.options.take().unwrap_or_default(),
             named: None,
+            placed: &OnceLock::new(),
         };
         let work = run_source(job, channel, Side::Server);
         let summary = tokio::select! {

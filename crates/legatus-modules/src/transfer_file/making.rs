@@ -12,6 +12,7 @@ use super::judging::{Judge, kind};
 use super::messages::{Attributes, HardLink, Link, Misbehaved, Special};
 use super::metadata;
 use super::names;
+use super::site::Site;
 use super::staged;
 use super::target::TargetError;
 use super::temporary::Place;
@@ -114,6 +115,10 @@ impl Judge {
             let differences = metadata::differences(attributes, mode, stat, present, archive);
             if differences.any() {
                 self.change(differences.flags('.', letter), &site, name, false, to);
+                if !dry_run && self.stage.is_some() {
+                    // It is the inode of the tree that is there.
+                    return self.remake(&site, name, attributes, make);
+                }
                 if !dry_run {
                     let lost = metadata::set_entry(&*folder, name, attributes, archive)?;
                     shared.note_lost(lost);
@@ -133,16 +138,27 @@ impl Judge {
         if dry_run {
             return Ok(());
         }
+        self.remake(&site, name, attributes, make)
+    }
+
+    fn remake(
+        &self,
+        site: &Site,
+        name: &[u8],
+        attributes: &Attributes,
+        make: impl Fn(&OwnedFd, &[u8]) -> Result<(), Errno>,
+    ) -> io::Result<()> {
         let folder = site.open()?;
         let place = Place::new(folder.as_fd(), &site.sweep);
         site.touch();
+        let archive = self.shared.options.archive;
         let lost = staged::entry(
             place,
             name,
             |name| make(&folder, name),
             |name| metadata::set_entry(&*folder, name, attributes, archive),
         )?;
-        shared.note_lost(lost);
+        self.shared.note_lost(lost);
         Ok(())
     }
 

@@ -48,11 +48,13 @@ mod partial;
 mod plan;
 mod reading;
 mod receiving;
+mod reconnecting;
 mod report;
 mod sender;
 mod site;
 mod source;
 mod staged;
+mod staging;
 mod target;
 mod temporary;
 #[cfg(test)]
@@ -132,8 +134,8 @@ fn spec() -> Spec {
 const DESCRIPTION: &str = "\
 Copies files, folders with everything in them, and symbolic links (as links), keeping modes, times of \
 modification, hard links and holes. Files that are there already, with the same size and time, are not sent \
-again, and of those that have changed only what has. An interrupted copy goes on where it was when the same \
-command is run again. With `--archive` owners, special modes, extended attributes and access control lists \
+again, and of those that have changed only what has. A copy whose connection is lost goes on when there is one \
+again; one that was interrupted goes on where it was when the same command is run again. With `--archive` owners, special modes, extended attributes and access control lists \
 are kept and devices copied; without it files lose setuid, setgid and sticky, unless `--mode` gives \
 them. A folder that is named as the target and exists keeps its own mode. Of source and target one is \
 HOST:PATH; relative remote paths start at the remote user's home folder.
@@ -215,10 +217,20 @@ fn arguments() -> Vec<Argument> {
         ),
         Argument::option("bandwidth", "SIZE", "At most so many bytes a second")
             .value(ValueKind::Size),
+        Argument::flag(
+            "atomic",
+            "Make a folder as a whole beside its name, and swap it in when complete",
+        ),
         Argument::option(
             "partial-ttl",
             "TIME",
             "Keep incomplete large files so long (1d)",
+        )
+        .value(ValueKind::Duration),
+        Argument::option(
+            "reconnect",
+            "TIME",
+            "Look for a lost connection so long, and go on (10m); 0: do not",
         )
         .value(ValueKind::Duration),
         Argument::flag("no-fsync", "Do not wait until everything is on the disk"),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use legatus_core::{Arguments, Fault, Host, Local, Location};
@@ -23,7 +24,13 @@ pub(super) struct Plan {
     pub(super) options: Options,
     /// Only these paths below each source.
     pub(super) named: Option<Vec<Bytes>>,
+    /// How long a lost connection is looked for.
+    pub(super) patience: Duration,
 }
+
+/// How long a lost connection is looked for, unless the user says otherwise: a restart of a machine
+/// or of a router is over by then.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug)]
 pub(super) enum Direction {
@@ -57,6 +64,12 @@ impl Plan {
             }
             locations.push(location);
         }
+        if options.atomic && locations.len() > 2 {
+            return Err(
+                Fault::new("--atomic swaps in one folder, and there are several sources")
+                    .with_hint("copy each with a command of its own"),
+            );
+        }
         let (host, direction) = if arguments.is_given("mkdir") {
             let (host, paths) = on_one_host(locations)?.ok_or_else(|| {
                 Fault::new("--mkdir makes folders on a host").with_hint("name them as HOST:PATH")
@@ -70,6 +83,7 @@ impl Plan {
             direction,
             options,
             named,
+            patience: arguments.duration("reconnect")?.unwrap_or(PATIENCE),
         })
     }
 
@@ -145,6 +159,8 @@ fn options(arguments: &Arguments, local: &dyn Local) -> Result<Options, Fault> {
             .map(|time| time.as_secs()),
         compression: compression(arguments)?,
         bandwidth: arguments.size("bandwidth")?.unwrap_or(0),
+        atomic: arguments.is_given("atomic"),
+        share: None,
     };
     // Told here, where it was typed.
     Filter::new(&options)?;

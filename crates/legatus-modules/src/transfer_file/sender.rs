@@ -4,8 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,10 +24,13 @@ use super::destination::{Destination, Wanted};
 use super::engine::Side;
 use super::messages::answer::Answer;
 use super::messages::request::Action;
-use super::messages::{self, Download, MALFORMED, MakeFolders, Options, TargetMessage, Upload};
+use super::messages::{
+    self, Download, MALFORMED, MakeFolders, Options, Placed, TargetMessage, Upload,
+};
 use super::names;
 use super::plan::{Direction, Plan, bytes_of};
 use super::receiving::{TargetJob, run_target};
+use super::reconnecting::Reconnecting;
 use super::report::{self, SourceCounts};
 use super::source::{SourceJob, SourcePath, Summary, run_source};
 use super::target::TargetError;
@@ -49,6 +54,7 @@ impl Sender for TransferFile {
                 options: plan.options,
                 named: plan.named,
                 changes: Printer::new(matches!(plan.direction, Direction::Upload { .. })),
+                patience: plan.patience,
             };
             let copy = async {
                 match plan.direction {
@@ -73,6 +79,8 @@ struct Client<'a> {
     /// Only these paths below each source.
     named: Option<Vec<Bytes>>,
     changes: Printer,
+    /// How long a lost connection is looked for.
+    patience: Duration,
 }
 
 impl Client<'_> {
@@ -104,10 +112,30 @@ impl Client<'_> {
     }
 
     async fn upload(&self, sources: &[OsString], target: &OsStr) -> Result<Outcome, Fault> {
+        let placed = OnceLock::new();
+        let mut reconnecting = Reconnecting::new(self.caller, self.local, self.patience);
+        loop {
+            let ended = self.attempt_upload(sources, target, &placed).await;
+            // What the target was when the copy began, nobody else knows.
+            let may_go_on = placed.get().is_some();
+            let next = reconnecting.after(ended, may_go_on, self.interrupted());
+            if let Some(ended) = next.await {
+                return ended;
+            }
+        }
+    }
+
+    async fn attempt_upload(
+        &self,
+        sources: &[OsString],
+        target: &OsStr,
+        placed: &OnceLock<Placed>,
+    ) -> Result<Outcome, Fault> {
         let request = Action::Upload(Upload {
             target: bytes_of(target),
             into_folder: sources.len() > 1,
             options: Some(self.options.clone()),
+            placed: placed.get().copied(),
         });
         let Conversation {
             channel,
@@ -131,6 +159,7 @@ impl Client<'_> {
                 count,
                 options: self.options.clone(),
                 named: self.named.clone(),
+                placed,
             };
             let summary = run_source(job, channel, self.side()).await?;
             Ok::<_, Fault>((summary, outcome.wait().await))
@@ -151,18 +180,42 @@ impl Client<'_> {
             into_folder: sources.len() > 1,
             no_parents: self.options.no_parents,
             dry_run: self.options.dry_run,
+            placed: None,
         };
+        let first = Destination::find(&open, &wanted)?;
+        let unusable = |error| Fault::new(format!("cannot go on: {}", report::reason(&error)));
+        let again = first.again().map_err(unusable)?;
+        let mut destination = first;
+        let mut reconnecting = Reconnecting::new(self.caller, self.local, self.patience);
+        loop {
+            let above = match self.options.atomic {
+                true => destination.above(&open, &wanted)?,
+                false => None,
+            };
+            let ended = self.attempt_download(sources, target, (destination, above));
+            let ended = ended.await;
+            let next = reconnecting.after(ended, true, self.interrupted());
+            if let Some(ended) = next.await {
+                return ended;
+            }
+            destination = again.again().map_err(unusable)?;
+        }
+    }
+
+    async fn attempt_download(
+        &self,
+        sources: &[OsString],
+        target: &OsStr,
+        (destination, above): (Destination, Option<(OwnedFd, Vec<u8>)>),
+    ) -> Result<Outcome, Fault> {
+        let asked = sources.iter().map(|path| names::root(path.as_bytes()));
         let job = TargetJob {
-            destination: Destination::find(&open, &wanted)?,
+            destination,
+            above,
             shown: target,
             options: self.options.clone(),
             named: self.named.clone(),
-            asked: Some(
-                sources
-                    .iter()
-                    .map(|path| names::root(path.as_bytes()))
-                    .collect(),
-            ),
+            asked: Some(asked.collect()),
         };
         let request = Action::Download(Download {
             sources: sources.iter().map(|path| bytes_of(path)).collect(),

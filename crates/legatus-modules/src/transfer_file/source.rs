@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc as std_mpsc};
+use std::sync::{Arc, OnceLock, mpsc as std_mpsc};
 
 use bytes::Bytes;
 use legatus_core::{Channel, ChannelReceiver, ChannelSender, Fault};
@@ -21,7 +21,7 @@ use super::folders::Open;
 use super::ledger::Ledger;
 use super::listing::Lister;
 use super::messages::answer::Answer;
-use super::messages::{Finished, MALFORMED, Misbehaved, Options, Rest, TargetMessage};
+use super::messages::{Finished, MALFORMED, Misbehaved, Options, Placed, Rest, TargetMessage};
 use super::opening::Root;
 use super::pacing::Pace;
 use super::packer::{Outgoing, Packer};
@@ -60,6 +60,8 @@ pub(super) struct SourceJob<'a> {
     pub(super) options: Options,
     /// Only these paths below each source.
     pub(super) named: Option<Vec<Bytes>>,
+    /// Where to note what the target says of its place.
+    pub(super) placed: &'a OnceLock<Placed>,
 }
 
 /// Closes the ledger when a copy ends, however it does, so that no thread waits for room.
@@ -135,6 +137,7 @@ pub(super) async fn run_source(
         name,
         named: (Vec::new(), 0),
         with_sums: Arc::default(),
+        placed: job.placed,
     };
     let ((), (), target) = tokio::try_join!(opening, sending, listener.listen(receiver))?;
     ledger.close();
@@ -184,6 +187,7 @@ struct Listener<'a> {
     named: (Vec<Bytes>, usize),
     /// Held by each order with sums of blocks, which take memory.
     with_sums: Arc<()>,
+    placed: &'a OnceLock<Placed>,
 }
 
 impl Listener<'_> {
@@ -230,6 +234,8 @@ impl Listener<'_> {
             Answer::Note(note) => {
                 self.side.note(&note);
             }
+            // What it was when the copy began counts, not what this made of it since.
+            Answer::Placed(placed) => drop(self.placed.set(placed)),
             Answer::Finished(_) => return Err(Misbehaved("a second end")),
         }
         Ok(())

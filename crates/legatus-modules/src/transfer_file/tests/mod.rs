@@ -5,6 +5,8 @@ mod failures;
 mod hostile;
 mod interruption;
 mod placement;
+mod reconnecting;
 mod support;
 mod sync;
 mod watching;
+mod whole_trees;

@@ -124,6 +124,26 @@ async fn what_the_source_does_not_have_is_removed_only_if_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn deep_trees_are_removed_with_few_folders_open() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        scene.folder("source");
+        // More than a process has descriptors by default.
+        let mut deepest = String::from("target");
+        for _ in 0..1100 {
+            deepest.push_str("/d");
+        }
+        scene.file(format!("{deepest}/f"), b"x");
+        let told = scene
+            .run(folder(&scene, direction).with_flag("delete"))
+            .await;
+        told.assert_success();
+        assert_eq!(number(&told, "deleted"), 1101);
+        assert!(scene.names("target").is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_could_not_be_read_deletes_nothing() {
     for direction in BOTH {
         let scene = Scene::new();
