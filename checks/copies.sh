@@ -450,8 +450,8 @@ killed_server() {
     mkdir "$folder/copy"
     echo old >"$folder/copy/1-large"
     case $1 in
-    upload) begin_copy "$folder/tree/" "$host:$folder/copy" ;;
-    download) begin_copy "$host:$folder/tree/" "$folder/copy" ;;
+    upload) begin_copy --reconnect 0 "$folder/tree/" "$host:$folder/copy" ;;
+    download) begin_copy --reconnect 0 "$host:$folder/tree/" "$folder/copy" ;;
     esac
     local children child
     mapfile -t children < <(process_tree "$server_pid")

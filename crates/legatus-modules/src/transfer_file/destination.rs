@@ -7,10 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use legatus_core::Fault;
-use rustix::fs::{FileType, Mode, OFlags, fchmod, fsync, mkdirat, openat};
+use rustix::fs::{FileType, Mode, fchmod, fsync, mkdirat};
 use rustix::io::Errno;
 
-use super::folders::{Open, kind};
+use super::folders::{Open, kind, open_folder};
 use super::messages::Placed;
 use super::names;
 use super::report::reason;
@@ -185,16 +185,16 @@ impl Destination {
             });
         }
         // As everywhere, a target that is a symbolic link to a folder is that folder.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match openat(&parent, name, flags, Mode::empty()) {
+        // By its path, which leads nowhere that is out of bounds.
+        match open_existing(open, wanted.path) {
             Ok(folder) => Ok(Self::existing(folder)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if wanted.into_folder => {
+            Err(error) if is_no_folder(&error) && wanted.into_folder => {
                 let fault = Fault::new(format!("the target {shown} is no folder"));
                 Err(fault.with_hint(
                     "several sources need a folder as target; if it ends in `/` it is made",
                 ))
             }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+            Err(error) if is_no_folder(&error) => {
                 let name = name.as_bytes().to_vec();
                 Ok(Self::As {
                     parent,
@@ -202,7 +202,7 @@ impl Destination {
                     is_ours: false,
                 })
             }
-            Err(error) => Err(unreachable_target(&shown, &error.into(), false)),
+            Err(error) => Err(unreachable_target(&shown, &error, false)),
         }
     }
 }
@@ -237,6 +237,14 @@ impl Destination {
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+/// Whether an error says that there is no folder, but perhaps something else.
+fn is_no_folder(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+    )
 }
 
 fn unreachable_target(shown: &str, error: &io::Error, no_parents: bool) -> Fault {
@@ -319,8 +327,8 @@ fn make_in(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
         Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(parent, name, flags, Mode::empty())?)
+    // It was not there: what is there now and no folder was put there to lead elsewhere.
+    open_folder(parent, name.as_bytes())
 }
 
 /// Waits until the entries of a folder are on the disk, where the file system can do that.

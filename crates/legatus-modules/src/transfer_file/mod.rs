@@ -16,6 +16,7 @@
 //! [`source`] and [`receiving`] run the two halves over a channel, [`ledger`] and [`target`] are what
 //! the threads of each share.
 
+mod bounds;
 mod change;
 mod commander;
 mod compression;
@@ -55,6 +56,7 @@ mod site;
 mod source;
 mod staged;
 mod staging;
+mod tally;
 mod target;
 mod temporary;
 #[cfg(test)]
@@ -65,10 +67,11 @@ mod writing;
 mod xattrs;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use legatus_core::{
-    Alias, Argument, Commander, Effects, Example, Module, Placement, Sender, Spec, Target,
-    ValueKind,
+    Alias, Argument, Commander, Effects, Example, Fault, Module, Placement, Sender, Settings, Spec,
+    Target, ValueKind,
 };
 
 /// The module `transfer-file`.
@@ -76,6 +79,7 @@ pub(crate) fn module() -> impl Module {
     TransferFile {
         spec: spec(),
         home: None,
+        bounds: OnceLock::new(),
     }
 }
 
@@ -83,6 +87,8 @@ struct TransferFile {
     spec: Spec,
     /// Where relative paths of requests start, if not in the home of the user that it runs as.
     home: Option<PathBuf>,
+    /// What the server's settings allow.
+    bounds: OnceLock<messages::Bounds>,
 }
 
 impl Module for TransferFile {
@@ -96,6 +102,12 @@ impl Module for TransferFile {
 
     fn sender(&self) -> Option<&dyn Sender> {
         Some(self)
+    }
+
+    fn configure(&self, settings: &Settings) -> Result<(), Fault> {
+        self.bounds
+            .set(bounds::from_settings(settings)?)
+            .map_err(|_| Fault::new("the module is configured already"))
     }
 }
 
@@ -227,6 +239,10 @@ fn arguments() -> Vec<Argument> {
             "Keep incomplete large files so long (1d)",
         )
         .value(ValueKind::Duration),
+        Argument::flag(
+            "progress",
+            "With --json: tell every second how far the copy is",
+        ),
         Argument::option(
             "reconnect",
             "TIME",

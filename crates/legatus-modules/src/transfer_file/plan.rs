@@ -26,6 +26,8 @@ pub(super) struct Plan {
     pub(super) named: Option<Vec<Bytes>>,
     /// How long a lost connection is looked for.
     pub(super) patience: Duration,
+    /// Programs want to know how far it is.
+    pub(super) tells_progress: bool,
 }
 
 /// How long a lost connection is looked for, unless the user says otherwise: a restart of a machine
@@ -83,6 +85,7 @@ impl Plan {
             direction,
             options,
             named,
+            tells_progress: arguments.is_given("progress"),
             patience: arguments.duration("reconnect")?.unwrap_or(PATIENCE),
         })
     }

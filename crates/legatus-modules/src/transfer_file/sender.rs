@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use legatus_core::{
@@ -33,10 +33,14 @@ use super::receiving::{TargetJob, run_target};
 use super::reconnecting::Reconnecting;
 use super::report::{self, SourceCounts};
 use super::source::{SourceJob, SourcePath, Summary, run_source};
+use super::tally::Tally;
 use super::target::TargetError;
 
 /// How often changes are printed while a copy goes on.
 const PRINTED: Duration = Duration::from_millis(100);
+
+/// How often programs are told how far it is.
+const RECORDED: Duration = Duration::from_secs(1);
 
 impl Sender for TransferFile {
     fn send<'a>(
@@ -55,6 +59,8 @@ impl Sender for TransferFile {
                 named: plan.named,
                 changes: Printer::new(matches!(plan.direction, Direction::Upload { .. })),
                 patience: plan.patience,
+                tells_progress: plan.tells_progress,
+                tally: Tally::new(local.progress()),
             };
             let copy = async {
                 match plan.direction {
@@ -81,6 +87,9 @@ struct Client<'a> {
     changes: Printer,
     /// How long a lost connection is looked for.
     patience: Duration,
+    /// Programs want to know how far it is.
+    tells_progress: bool,
+    tally: Tally<'a>,
 }
 
 impl Client<'_> {
@@ -89,12 +98,13 @@ impl Client<'_> {
         &self,
         copy: impl Future<Output = Result<Outcome, Fault>>,
     ) -> Result<Outcome, Fault> {
-        if !self.options.itemize {
+        if !self.options.itemize && !self.tells_progress {
             return copy.await;
         }
         let mut stdout = self.local.output(Stream::Stdout);
         let unwritable = |error| Fault::new(format!("cannot write standard output: {error}"));
         tokio::pin!(copy);
+        let mut since_record = Instant::now();
         loop {
             let told = tokio::select! {
                 told = &mut copy => Some(told),
@@ -103,6 +113,10 @@ impl Client<'_> {
             let lines = self.changes.lines();
             if !lines.is_empty() {
                 stdout.write(lines.into()).await.map_err(unwritable)?;
+            }
+            if self.tells_progress && (told.is_some() || since_record.elapsed() >= RECORDED) {
+                since_record = Instant::now();
+                self.local.record(&self.tally.record());
             }
             if let Some(told) = told {
                 stdout.flush().await.map_err(unwritable)?;
@@ -151,7 +165,7 @@ impl Client<'_> {
             .collect();
         let open = |path: &Path, no_follow: bool| self.open(path, no_follow);
         // Counting first is worth its time only where the user watches.
-        let count = self.local.terminal().is_some();
+        let count = self.counts();
         let work = async {
             let job = SourceJob {
                 paths: &paths,
@@ -219,7 +233,7 @@ impl Client<'_> {
         };
         let request = Action::Download(Download {
             sources: sources.iter().map(|path| bytes_of(path)).collect(),
-            count: self.local.terminal().is_some(),
+            count: self.counts(),
             options: Some(self.options.clone()),
         });
         let Conversation {
@@ -285,6 +299,7 @@ impl Client<'_> {
     async fn call(&self, action: Action) -> Result<Conversation, Fault> {
         let request = messages::Request {
             action: Some(action),
+            bounds: None,
         };
         let request = Request::from_body(request.encode_to_vec());
         self.caller.open(request).await
@@ -305,11 +320,17 @@ impl Client<'_> {
         }
     }
 
+    /// Whether somebody wants to know how much there is to copy.
+    fn counts(&self) -> bool {
+        self.tells_progress || self.local.terminal().is_some()
+    }
+
     fn side(&self) -> Side<'_> {
         Side::Client {
             local: self.local,
             host: &self.host,
             changes: &self.changes,
+            tally: &self.tally,
         }
     }
 

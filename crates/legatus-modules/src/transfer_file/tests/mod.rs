@@ -5,6 +5,7 @@ mod failures;
 mod hostile;
 mod interruption;
 mod placement;
+mod races;
 mod reconnecting;
 mod support;
 mod sync;

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use legatus_core::testing::{self, MemoryLocal};
@@ -83,6 +83,7 @@ impl Scene {
         Arc::new(TransferFile {
             spec: spec(),
             home: Some(self.folder.path().to_owned()),
+            bounds: OnceLock::new(),
         })
     }
 
@@ -167,6 +168,13 @@ pub(super) struct Entry {
     mode: u32,
     modified: (i64, i64),
     contents: Vec<u8>,
+}
+
+impl Entry {
+    /// Contents of a file, or where a link points.
+    pub(super) fn contents(&self) -> &[u8] {
+        &self.contents
+    }
 }
 
 /// A tree: all of its entries by their paths; the root's is empty.
@@ -383,21 +391,24 @@ impl Caller for Losing {
                 commander.execute(call, server).await.into()
             });
             tokio::spawn(async move {
-                let mut passed = 0;
-                // Whoever sends contents counts: in an upload the client, else the server.
+                // Nothing is lost before the server has said where it is.
+                let (mut passed, mut heard) = (0, false);
                 let ended = loop {
                     tokio::select! {
                         Some(message) = from_client.receive() => {
                             passed += 1;
-                            if passed > after || to_server.send(message).await.is_err() {
+                            if (heard && passed > after) || to_server.send(message).await.is_err() {
                                 break false;
                             }
                         }
                         message = from_server.receive() => {
                             passed += 1;
                             match message {
-                                Some(_) if passed > after => break false,
-                                Some(message) => { to_client.send(message).await.ok(); }
+                                Some(_) if heard && passed > after => break false,
+                                Some(message) => {
+                                    heard = true;
+                                    to_client.send(message).await.ok();
+                                }
                                 None => break true,
                             }
                         }
@@ -408,7 +419,7 @@ impl Caller for Losing {
                     commander.await.unwrap()
                 } else {
                     cancellation.cancel();
-                    commander.await.unwrap();
+                    drop(commander.await.unwrap());
                     Outcome::Lost(Fault::new("the connection was lost: cut"))
                 };
                 drop(to_client);
