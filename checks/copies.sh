@@ -485,7 +485,7 @@ interrupted_copy() {
 }
 
 interruptions() {
-    local runs=9
+    local runs=10
     if ((full)); then runs=200; fi
     new_folder
     python3 "$(dirname "$0")/interruptions.py" "$LEGATUS" "$pki" "$folder" "$runs" || fail "see above"

@@ -165,6 +165,16 @@ pub trait Caller: Send + Sync {
         Box::pin(std::future::pending())
     }
 
+    /// Opens calls of the same module on the same host over a connection of its own.
+    ///
+    /// # Errors
+    /// When there is no way to connect once more, or it cannot be.
+    fn another(&self) -> BoxFuture<'_, Result<Box<dyn Caller>, Fault>> {
+        Box::pin(std::future::ready(Err(Fault::new(
+            "there is no way to connect once more",
+        ))))
+    }
+
     /// Connects again if the connection is lost: calls that are opened from then on use the new
     /// one. Those of the lost one are ended at the server, should it not know that they are lost.
     fn reconnect(&self) -> BoxFuture<'_, Reconnection> {

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use legatus_core::{
     BoxFuture, Call, Channel, Commander, Control, ControlReceiver, Effects, Fault, Inspection,
@@ -23,6 +22,7 @@ use super::messages::{self, Download, Failure, Finished, MakeFolders, PERMISSION
 use super::names;
 use super::receiving::{TargetJob, run_target};
 use super::report::{self, SourceCounts, reason};
+use super::sharing::Placing;
 use super::source::{SourceJob, SourcePath, run_source};
 
 impl Commander for TransferFile {
@@ -234,7 +234,7 @@ impl TransferFile {
             count: download.count,
             options: download.options.take().unwrap_or_default(),
             named: None,
-            placed: &OnceLock::new(),
+            placed: &Placing::default(),
         };
         let work = run_source(job, channel, Side::Server);
         let summary = tokio::select! {

@@ -135,7 +135,9 @@ impl Judge {
             Some((node, _)) if is_given && !is_new => own_mode(&*node.open()?, attributes)?,
             _ => Some(attributes),
         };
-        let attributes = attributes.filter(|_| is_new || !implied);
+        // Of one with others at work in it, the mode may forbid that; it comes afterwards.
+        let is_shared = options.share.is_some();
+        let attributes = attributes.filter(|_| (is_new || !implied) && !is_shared);
         let differences = match (&node, &attributes) {
             (Some((node, _)), Some(attributes)) if !is_new => {
                 let folder = node.open()?;

@@ -113,8 +113,8 @@ fn shares_blocks(file: &File) -> bool {
     const BTRFS: u64 = 0x9123_683e;
     const XFS: u64 = 0x5846_5342;
     const BCACHEFS: u64 = 0xca45_1a4e;
-    let kind = fstatfs(file).map(|stat| stat.f_type as u64 & 0xffff_ffff);
-    matches!(kind, Ok(BTRFS | XFS | BCACHEFS))
+    let kind = fstatfs(file).map(|stat| u64::try_from(stat.f_type));
+    matches!(kind, Ok(Ok(BTRFS | XFS | BCACHEFS)))
 }
 
 /// Makes a range of a file that of another.

@@ -52,6 +52,7 @@ mod receiving;
 mod reconnecting;
 mod report;
 mod sender;
+mod sharing;
 mod site;
 mod source;
 mod staged;
@@ -239,6 +240,11 @@ fn arguments() -> Vec<Argument> {
             "Keep incomplete large files so long (1d)",
         )
         .value(ValueKind::Duration),
+        Argument::option(
+            "jobs",
+            "N",
+            "Copy files over so many connections (1; at most 16)",
+        ),
         Argument::flag(
             "progress",
             "With --json: tell every second how far the copy is",

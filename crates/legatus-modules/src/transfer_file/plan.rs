@@ -14,6 +14,7 @@ use super::filter::Filter;
 use super::messages::compression::Method;
 use super::messages::{Compression, Options};
 use super::report::reason;
+use super::sharing::JOBS;
 use super::source::NAMED_BYTES;
 
 /// What the user asked for.
@@ -28,6 +29,8 @@ pub(super) struct Plan {
     pub(super) patience: Duration,
     /// Programs want to know how far it is.
     pub(super) tells_progress: bool,
+    /// Connections to copy over.
+    pub(super) jobs: u32,
 }
 
 /// How long a lost connection is looked for, unless the user says otherwise: a restart of a machine
@@ -57,6 +60,7 @@ impl Plan {
         };
         let mut options = options(arguments, local)?;
         options.names_follow = named.is_some();
+        let jobs = jobs(arguments, &options)?;
         let mut locations = Vec::new();
         for value in arguments.all("paths") {
             let location = Location::parse(value);
@@ -85,6 +89,7 @@ impl Plan {
             direction,
             options,
             named,
+            jobs,
             tells_progress: arguments.is_given("progress"),
             patience: arguments.duration("reconnect")?.unwrap_or(PATIENCE),
         })
@@ -168,6 +173,22 @@ fn options(arguments: &Arguments, local: &dyn Local) -> Result<Options, Fault> {
     // Told here, where it was typed.
     Filter::new(&options)?;
     Ok(options)
+}
+
+/// How many connections there are to be.
+fn jobs(arguments: &Arguments, options: &Options) -> Result<u32, Fault> {
+    let Some(text) = arguments.last("jobs") else {
+        return Ok(1);
+    };
+    let jobs = text.to_str().and_then(|text| text.parse().ok());
+    let Some(jobs) = jobs.filter(|jobs| (1..=JOBS).contains(jobs)) else {
+        return Err(Fault::new(format!("--jobs takes a number of 1 to {JOBS}")));
+    };
+    if jobs > 1 && options.atomic {
+        return Err(Fault::new("--jobs and --atomic do not go together"));
+    }
+    // Where only is told what would be done there is nothing to share.
+    Ok(if options.dry_run { 1 } else { jobs })
 }
 
 fn compression(arguments: &Arguments) -> Result<Option<Compression>, Fault> {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,13 +25,14 @@ use super::engine::Side;
 use super::messages::answer::Answer;
 use super::messages::request::Action;
 use super::messages::{
-    self, Download, MALFORMED, MakeFolders, Options, Placed, TargetMessage, Upload,
+    self, Download, Finished, MALFORMED, MakeFolders, Options, TargetMessage, Upload,
 };
 use super::names;
 use super::plan::{Direction, Plan, bytes_of};
 use super::receiving::{TargetJob, run_target};
 use super::reconnecting::Reconnecting;
 use super::report::{self, SourceCounts};
+use super::sharing::{self, Placing, Quiet};
 use super::source::{SourceJob, SourcePath, Summary, run_source};
 use super::tally::Tally;
 use super::target::TargetError;
@@ -51,16 +52,20 @@ impl Sender for TransferFile {
     ) -> BoxFuture<'a, Result<Outcome, Fault>> {
         Box::pin(async move {
             let plan = Plan::new(&arguments, local)?;
+            let changes = Printer::new(matches!(plan.direction, Direction::Upload { .. }));
+            let (tally, shared) = (Tally::new(local.progress()), Mutex::default());
             let client = Client {
                 host: plan.host.to_string(),
                 caller,
                 local,
                 options: plan.options,
                 named: plan.named,
-                changes: Printer::new(matches!(plan.direction, Direction::Upload { .. })),
+                changes: &changes,
+                jobs: plan.jobs,
+                shared: &shared,
                 patience: plan.patience,
                 tells_progress: plan.tells_progress,
-                tally: Tally::new(local.progress()),
+                tally: &tally,
             };
             let copy = async {
                 match plan.direction {
@@ -77,19 +82,23 @@ impl Sender for TransferFile {
 }
 
 /// The user's end of one call.
-struct Client<'a> {
-    host: String,
-    caller: &'a dyn Caller,
-    local: &'a dyn Local,
-    options: Options,
+pub(super) struct Client<'a> {
+    pub(super) host: String,
+    pub(super) caller: &'a dyn Caller,
+    pub(super) local: &'a dyn Local,
+    pub(super) options: Options,
     /// Only these paths below each source.
-    named: Option<Vec<Bytes>>,
-    changes: Printer,
+    pub(super) named: Option<Vec<Bytes>>,
+    pub(super) changes: &'a Printer,
+    /// Connections to copy over.
+    pub(super) jobs: u32,
+    /// What was done over these.
+    pub(super) shared: &'a Mutex<Finished>,
     /// How long a lost connection is looked for.
-    patience: Duration,
+    pub(super) patience: Duration,
     /// Programs want to know how far it is.
-    tells_progress: bool,
-    tally: Tally<'a>,
+    pub(super) tells_progress: bool,
+    pub(super) tally: &'a Tally<'a>,
 }
 
 impl Client<'_> {
@@ -126,7 +135,27 @@ impl Client<'_> {
     }
 
     async fn upload(&self, sources: &[OsString], target: &OsStr) -> Result<Outcome, Fault> {
-        let placed = OnceLock::new();
+        let placed = Placing::default();
+        let callers = self.further_callers().await;
+        let quiet = Quiet(self.local);
+        let shares = self.shares(&callers, &quiet);
+        let gone = CancellationToken::new();
+        let share = async |(number, client): (usize, Client<'_>)| {
+            if number > 0 {
+                // By then it is known what the target is.
+                tokio::select! {
+                    () = placed.wait() => {}
+                    () = gone.cancelled() => return,
+                }
+            }
+            // What is missing afterwards is for the copy that follows.
+            client.attempt_upload(sources, target, &placed).await.ok();
+            gone.cancel();
+        };
+        let all = futures_util::future::join_all(shares.into_iter().enumerate().map(share));
+        if self.unless_interrupted(all).await.is_none() {
+            return Ok(Outcome::Cancelled);
+        }
         let mut reconnecting = Reconnecting::new(self.caller, self.local, self.patience);
         loop {
             let ended = self.attempt_upload(sources, target, &placed).await;
@@ -143,13 +172,13 @@ impl Client<'_> {
         &self,
         sources: &[OsString],
         target: &OsStr,
-        placed: &OnceLock<Placed>,
+        placed: &Placing,
     ) -> Result<Outcome, Fault> {
         let request = Action::Upload(Upload {
             target: bytes_of(target),
             into_folder: sources.len() > 1,
             options: Some(self.options.clone()),
-            placed: placed.get().copied(),
+            placed: placed.get(),
         });
         let Conversation {
             channel,
@@ -199,7 +228,27 @@ impl Client<'_> {
         let first = Destination::find(&open, &wanted)?;
         let unusable = |error| Fault::new(format!("cannot go on: {}", report::reason(&error)));
         let again = first.again().map_err(unusable)?;
-        let mut destination = first;
+        let callers = self.further_callers().await;
+        let quiet = Quiet(self.local);
+        let mut shared = Vec::new();
+        for client in self.shares(&callers, &quiet) {
+            shared.push((client, again.again().map_err(unusable)?));
+        }
+        let share = async |(client, destination): (Client<'_>, Destination)| {
+            // What is missing afterwards is for the copy that follows.
+            let copied = client.attempt_download(sources, target, (destination, None));
+            copied.await.ok();
+        };
+        let is_shared = !shared.is_empty();
+        let all = futures_util::future::join_all(shared.into_iter().map(share));
+        if self.unless_interrupted(all).await.is_none() {
+            return Ok(Outcome::Cancelled);
+        }
+        let mut destination = if is_shared {
+            again.again().map_err(unusable)?
+        } else {
+            first
+        };
         let mut reconnecting = Reconnecting::new(self.caller, self.local, self.patience);
         loop {
             let above = match self.options.atomic {
@@ -309,8 +358,15 @@ impl Client<'_> {
     fn conclude(&self, summary: &Summary, outcome: Outcome) -> Outcome {
         match (outcome, &summary.target) {
             (Outcome::Exit(_), Some(target)) => {
-                self.local.record(&report::record(summary.source, target));
-                report::outcome(summary.source, target)
+                let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut target = *target;
+                sharing::join(&mut target, &shared);
+                if self.options.share.is_some() {
+                    *shared = target;
+                } else {
+                    self.local.record(&report::record(summary.source, &target));
+                }
+                report::outcome(summary.source, &target)
             }
             (Outcome::Exit(_), None) => Outcome::Lost(Fault::new(format!(
                 "{} ended the copy without telling that it is complete",
@@ -329,8 +385,8 @@ impl Client<'_> {
         Side::Client {
             local: self.local,
             host: &self.host,
-            changes: &self.changes,
-            tally: &self.tally,
+            changes: self.changes,
+            tally: self.tally,
         }
     }
 

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, mpsc as std_mpsc};
+use std::sync::{Arc, mpsc as std_mpsc};
 
 use bytes::Bytes;
 use legatus_core::{Channel, ChannelReceiver, ChannelSender, Fault};
@@ -21,12 +21,13 @@ use super::folders::Open;
 use super::ledger::Ledger;
 use super::listing::Lister;
 use super::messages::answer::Answer;
-use super::messages::{Finished, MALFORMED, Misbehaved, Options, Placed, Rest, TargetMessage};
+use super::messages::{Finished, MALFORMED, Misbehaved, Options, Rest, TargetMessage};
 use super::opening::Root;
 use super::pacing::Pace;
 use super::packer::{Outgoing, Packer};
 use super::reading::{NO_ENTRY, Order, Reader};
 use super::report::{Gauge, SourceCounts};
+use super::sharing::Placing;
 
 /// Messages between the threads and the task: enough that neither waits for the other's every step.
 const QUEUE: usize = 4;
@@ -61,7 +62,7 @@ pub(super) struct SourceJob<'a> {
     /// Only these paths below each source.
     pub(super) named: Option<Vec<Bytes>>,
     /// Where to note what the target says of its place.
-    pub(super) placed: &'a OnceLock<Placed>,
+    pub(super) placed: &'a Placing,
 }
 
 /// Closes the ledger when a copy ends, however it does, so that no thread waits for room.
@@ -187,7 +188,7 @@ struct Listener<'a> {
     named: (Vec<Bytes>, usize),
     /// Held by each order with sums of blocks, which take memory.
     with_sums: Arc<()>,
-    placed: &'a OnceLock<Placed>,
+    placed: &'a Placing,
 }
 
 impl Listener<'_> {
@@ -235,7 +236,7 @@ impl Listener<'_> {
                 self.side.note(&note);
             }
             // What it was when the copy began counts, not what this made of it since.
-            Answer::Placed(placed) => drop(self.placed.set(placed)),
+            Answer::Placed(placed) => self.placed.tell(placed),
             Answer::Finished(_) => return Err(Misbehaved("a second end")),
         }
         Ok(())

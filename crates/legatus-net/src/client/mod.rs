@@ -373,6 +373,16 @@ impl Caller for ModuleCaller {
         })
     }
 
+    fn another(&self) -> BoxFuture<'_, Result<Box<dyn Caller>, Fault>> {
+        Box::pin(async {
+            let Some(way) = self.client().way else {
+                return Err(Fault::new("there is no way to connect once more"));
+            };
+            let client = Client::connect(&way.0, &way.1).await?;
+            Ok(Box::new(client.module(&self.module)) as Box<dyn Caller>)
+        })
+    }
+
     fn reconnect(&self) -> BoxFuture<'_, Reconnection> {
         Box::pin(async {
             let client = self.client();

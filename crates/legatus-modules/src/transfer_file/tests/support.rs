@@ -345,7 +345,7 @@ pub(super) struct Losing {
     /// What is done while there is no connection.
     between: Box<dyn Fn() + Send + Sync>,
     lost: Mutex<bool>,
-    pub(super) opened: Mutex<usize>,
+    pub(super) opened: Arc<Mutex<usize>>,
 }
 
 impl Losing {
@@ -359,7 +359,7 @@ impl Losing {
             after: Mutex::new(after.to_vec()),
             between: Box::new(between),
             lost: Mutex::new(false),
-            opened: Mutex::new(0),
+            opened: Arc::default(),
         }
     }
 }
@@ -431,6 +431,17 @@ impl Caller for Losing {
                 outcome,
             })
         })
+    }
+
+    fn another(&self) -> BoxFuture<'_, Result<Box<dyn Caller>, Fault>> {
+        let another = Self {
+            module: Arc::clone(&self.module),
+            after: Mutex::default(),
+            between: Box::new(|| ()),
+            lost: Mutex::new(false),
+            opened: Arc::clone(&self.opened),
+        };
+        Box::pin(std::future::ready(Ok(Box::new(another) as Box<dyn Caller>)))
     }
 
     fn reconnect(&self) -> BoxFuture<'_, Reconnection> {

@@ -44,7 +44,8 @@ async fn a_tree_appears_as_a_whole_at_every_kind_of_target() {
                 let (mut is, mut should) =
                     (tree(&scene.path(arrives)), tree(&scene.path("source")));
                 // The folder that was named keeps its own mode if it was there.
-                (is.remove(OsStr::new("")), should.remove(OsStr::new("")));
+                is.remove(OsStr::new(""));
+                should.remove(OsStr::new(""));
                 assert_eq!(is, should, "{source} {target}");
             }
             let left = scene
@@ -95,7 +96,8 @@ async fn what_has_not_changed_is_the_same_file_and_what_has_is_another() {
         let mut after = tree(&scene.path("old"));
         let mut before = before;
         // Making names changes the folder's own time, which is not what this is about.
-        (after.remove(OsStr::new("")), before.remove(OsStr::new("")));
+        after.remove(OsStr::new(""));
+        before.remove(OsStr::new(""));
         assert_eq!(after, before, "the old tree was written to");
     }
 }
