@@ -156,8 +156,11 @@ rsync_up_and_down() {
 rsync_statuses() {
     rsync -a -e "$ssh" "web1:$there/missing" .
     echo "status $?"
-    rsync -a -e "$ssh" --rsync-path=no-such-program "web1:$there" .
+    # 127 if rsync sees the end of its child first, 12 if it sees that of the pipe.
+    rsync -a -e "$ssh" --rsync-path=no-such-program "web1:$there" . 2>missing-program
+    [[ $? == @(12|127) ]] && grep -o 'no-such-program: .*not found' missing-program
     echo "status $?"
+    rm missing-program
     rsync -a -e "$ssh" --rsync-path='exit 7; rsync' "web1:$there" .
     echo "status $?"
     rsync -a -e "$ssh" --rsync-path='nice -n 1 rsync' "$work/tree/" "web1:$there/"
