@@ -42,7 +42,7 @@ killed_whole() {
     new_folder
     mkdir "$folder/tree" "$folder/site"
     head -c 64M /dev/urandom >"$folder/tree/1-large"
-    echo new >"$folder/tree/2-small"
+    echo 'the new one' >"$folder/tree/2-small"
     echo old >"$folder/site/2-small"
     echo old >"$folder/site/3-gone"
     local old to=$folder/site/ from=$folder/tree/ children child
@@ -234,22 +234,30 @@ shared_blocks() {
 
 quota() {
     need_root
-    local run_as=(--run-as nobody)
-    start_server
+    command -v mkfs.btrfs >/dev/null || skip "no mkfs.btrfs"
     new_folder
-    mount -t tmpfs -o size=64m,usrquota,usrquota_block_hardlimit=4m,mode=777 tmpfs "$folder" 2>/dev/null ||
-        skip "no tmpfs with quota can be mounted here"
-    mounts+=("$folder")
-    head -c 10M /dev/urandom >"$work/large"
-    chmod 644 "$work/large"
-    mkdir -p "$work/mixed"
-    cp "$work/large" "$work/mixed/1-large"
-    echo 2 >"$work/mixed/2-small"
-    run legatus cp "$work/mixed/" "$host:$folder/mixed/"
+    truncate -s 300M "$folder/disk"
+    mkfs.btrfs -q "$folder/disk"
+    mkdir "$folder/b"
+    mount -o loop "$folder/disk" "$folder/b" 2>/dev/null || skip "no btrfs can be mounted here"
+    mounts+=("$folder/b")
+    btrfs subvolume create "$folder/b/s" >/dev/null
+    btrfs quota enable "$folder/b" || skip "no quota here"
+    btrfs qgroup limit 4M "$folder/b/s"
+    mkdir "$folder/mixed"
+    head -c 10M /dev/urandom >"$folder/mixed/1-large"
+    echo 2 >"$folder/mixed/2-small"
+    run legatus cp "$folder/mixed/" "$host:$folder/b/s/mixed/"
     expect_status 23
     expect_err '1-large.*quota'
-    same "what arrived" 2-small "$(find "$folder/mixed" -type f -printf '%f\n' | sed '/legatus$/d')"
+    same "what arrived" 2-small "$(find "$folder/b/s/mixed" -type f -printf '%f\n')"
+    run legatus cp "$host:$folder/mixed/" "$folder/b/s/down/"
+    expect_status 23
+    expect_err '1-large.*quota'
+    same "what arrived" 2-small "$(find "$folder/b/s/down" -type f -printf '%f\n')"
     expect_server_alive
+    umount "$folder/b"
+    mounts=()
 }
 
 # --- what rsync knows to keep ------------------------------------------------------------------
@@ -328,6 +336,7 @@ odd_trees() {
 
 # far MBITS MS: a path to the server; sets `far`.
 far() {
+    rm -f "$work/far"
     python3 "$checks/distant_proxy.py" "$port" "$1" "$2" >"$work/far" &
     remember $!
     await 10 "the path is there" test -s "$work/far"

@@ -167,8 +167,7 @@ impl Judge {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 // Its owner may give it another mode, though not look into it.
-                let (folder, flags) = (site.open()?, AtFlags::empty());
-                rustix::fs::chmodat(&*folder, name, mode | Mode::RUSR, flags)?;
+                metadata::set_mode(&*site.open()?, name, mode | Mode::RUSR)?;
                 open_older(site, name)?
             }
             Err(error) => return Err(error),

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Stat, makedev, mknodat, readlinkat, symlinkat};
+use rustix::fs::{FileType, Mode, Stat, makedev, mknodat, readlinkat, symlinkat};
 use rustix::io::Errno;
 
 use super::change::Differences;
@@ -76,15 +76,12 @@ impl Judge {
             kind_wanted,
             FileType::CharacterDevice | FileType::BlockDevice
         );
-        let mode = attributes.file_mode(0o600);
         let made = self.stat(&name).and_then(|stat| {
             let is_it = stat.as_ref().is_some_and(|stat| {
                 kind(stat) == kind_wanted && (!is_device || stat.st_rdev == device)
             });
             let make = |folder: &OwnedFd, name: &[u8]| {
-                mknodat(folder, name, kind_wanted, mode, device)?;
-                // Less the umask, which is not the source's.
-                rustix::fs::chmodat(folder, name, mode, AtFlags::empty())
+                mknodat(folder, name, kind_wanted, Mode::RUSR | Mode::WUSR, device)
             };
             let letter = if is_device { 'D' } else { 'S' };
             self.make_entry(&name, &attributes, stat, is_it, (letter, b""), make)
@@ -111,16 +108,16 @@ impl Judge {
         if let (Some(stat), true) = (&stat, is_it) {
             let folder = site.open()?;
             let present = || xattrs::of(&*folder, name);
-            let mode = (letter != 'L').then(|| attributes.file_mode(0o600));
+            let mode = (letter != 'L').then(|| special_mode(attributes));
             let differences = metadata::differences(attributes, mode, stat, present, archive);
             if differences.any() {
                 self.change(differences.flags('.', letter), &site, name, false, to);
                 if !dry_run && self.stage.is_some() {
                     // It is the inode of the tree that is there.
-                    return self.remake(&site, name, attributes, make);
+                    return self.remake(&site, name, attributes, letter, make);
                 }
                 if !dry_run {
-                    let lost = metadata::set_entry(&*folder, name, attributes, archive)?;
+                    let lost = metadata::set_entry(&*folder, name, attributes, mode, archive)?;
                     shared.note_lost(lost);
                 }
             }
@@ -138,7 +135,7 @@ impl Judge {
         if dry_run {
             return Ok(());
         }
-        self.remake(&site, name, attributes, make)
+        self.remake(&site, name, attributes, letter, make)
     }
 
     fn remake(
@@ -146,8 +143,10 @@ impl Judge {
         site: &Site,
         name: &[u8],
         attributes: &Attributes,
+        letter: char,
         make: impl Fn(&OwnedFd, &[u8]) -> Result<(), Errno>,
     ) -> io::Result<()> {
+        let mode = (letter != 'L').then(|| special_mode(attributes));
         let folder = site.open()?;
         let place = Place::new(folder.as_fd(), &site.sweep);
         site.touch();
@@ -156,7 +155,7 @@ impl Judge {
             place,
             name,
             |name| make(&folder, name),
-            |name| metadata::set_entry(&*folder, name, attributes, archive),
+            |name| metadata::set_entry(&*folder, name, attributes, mode, archive),
         )?;
         self.shared.note_lost(lost);
         Ok(())
@@ -170,5 +169,13 @@ impl Judge {
         let site = Arc::clone(self.site());
         site.hold();
         Ok(self.links.add(site, name, entry)?)
+    }
+}
+
+/// The mode of a device, FIFO or socket: with special bits where its owner is kept.
+fn special_mode(attributes: &Attributes) -> Mode {
+    match attributes.has_owner() {
+        true => attributes.folder_mode(0o600),
+        false => attributes.file_mode(0o600),
     }
 }

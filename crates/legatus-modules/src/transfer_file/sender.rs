@@ -139,6 +139,7 @@ impl Client<'_> {
         let callers = self.further_callers().await;
         let quiet = Quiet(self.local);
         let shares = self.shares(&callers, &quiet);
+        let is_shared = !shares.is_empty();
         let gone = CancellationToken::new();
         let share = async |(number, client): (usize, Client<'_>)| {
             if number > 0 {
@@ -153,7 +154,8 @@ impl Client<'_> {
             gone.cancel();
         };
         let all = futures_util::future::join_all(shares.into_iter().enumerate().map(share));
-        if self.unless_interrupted(all).await.is_none() {
+        // Whoever asks to stop is heard once.
+        if is_shared && self.unless_interrupted(all).await.is_none() {
             return Ok(Outcome::Cancelled);
         }
         let mut reconnecting = Reconnecting::new(self.caller, self.local, self.patience);
@@ -241,7 +243,8 @@ impl Client<'_> {
         };
         let is_shared = !shared.is_empty();
         let all = futures_util::future::join_all(shared.into_iter().map(share));
-        if self.unless_interrupted(all).await.is_none() {
+        // Whoever asks to stop is heard once.
+        if is_shared && self.unless_interrupted(all).await.is_none() {
             return Ok(Outcome::Cancelled);
         }
         let mut destination = if is_shared {

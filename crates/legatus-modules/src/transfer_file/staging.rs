@@ -322,7 +322,7 @@ fn duplicate_entry(from: &OwnedFd, to: &OwnedFd, name: &[u8]) -> io::Result<()> 
         FileType::Symlink => {
             symlinkat(readlinkat(from, name, Vec::new())?, to, name)?;
             let (attributes, _) = attributes(&stat, xattrs::of(from, name)?);
-            metadata::set_entry(to, name, &attributes, true)?;
+            metadata::set_entry(to, name, &attributes, None, true)?;
         }
         _ => return Err(Errno::PERM.into()),
     }
