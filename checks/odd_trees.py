@@ -64,6 +64,11 @@ def attributes(path, dice):
     os.utime(path, ns=(when, when), follow_symlinks=False)
 
 
+def has_fifo(path):
+    inner = [os.path.join(folder, one) for folder, _, names in os.walk(path) for one in names]
+    return any(stat.S_ISFIFO(os.lstat(one).st_mode) for one in [path, *inner])
+
+
 def change(root, dice, files):
     paths = [os.path.join(folder, one) for folder, folders, names in os.walk(root) for one in folders + names]
     for path in dice.sample(paths, len(paths) // 4):
@@ -71,6 +76,9 @@ def change(root, dice, files):
             continue
         what = dice.randrange(4)
         is_folder = os.path.isdir(path) and not os.path.islink(path)
+        # A FIFO is never replaced, so neither are folders with one in the way.
+        if what in (0, 2) and has_fifo(path):
+            what = 3
         if what == 0:
             shutil.rmtree(path) if is_folder else os.unlink(path)
         elif what == 1 and stat.S_ISREG(os.lstat(path).st_mode):

@@ -47,7 +47,7 @@ impl Commander for TransferFile {
     fn admit(&self, mut request: Request) -> Result<Request, Fault> {
         let mut told =
             messages::Request::decode(request.body).map_err(|_| refuse("it is malformed"))?;
-        told.bounds = self.bounds.get().cloned();
+        told.bounds = Some(self.bounds.get().clone());
         request.body = told.encode_to_vec().into();
         Ok(request)
     }

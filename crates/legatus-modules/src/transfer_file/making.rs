@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, Stat, makedev, mknodat, readlinkat, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, Stat, makedev, mknodat, readlinkat, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::change::Differences;
@@ -113,7 +115,11 @@ impl Judge {
             if differences.any() {
                 self.change(differences.flags('.', letter), &site, name, false, to);
                 if !dry_run && self.stage.is_some() {
-                    // It is the inode of the tree that is there.
+                    // It is the inode of the tree that is there. What is no link is not replaced where
+                    // anybody could have it open; here nobody can.
+                    if letter != 'L' {
+                        unlinkat(&*folder, name, AtFlags::empty())?;
+                    }
                     return self.remake(&site, name, attributes, letter, make);
                 }
                 if !dry_run {

@@ -68,19 +68,20 @@ mod writing;
 mod xattrs;
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use legatus_core::{
     Alias, Argument, Commander, Effects, Example, Fault, Module, Placement, Sender, Settings, Spec,
     Target, ValueKind,
 };
 
+use crate::configured::Configured;
+
 /// The module `transfer-file`.
 pub(crate) fn module() -> impl Module {
     TransferFile {
         spec: spec(),
         home: None,
-        bounds: OnceLock::new(),
+        bounds: Configured::default(),
     }
 }
 
@@ -89,7 +90,7 @@ struct TransferFile {
     /// Where relative paths of requests start, if not in the home of the user that it runs as.
     home: Option<PathBuf>,
     /// What the server's settings allow.
-    bounds: OnceLock<messages::Bounds>,
+    bounds: Configured<messages::Bounds>,
 }
 
 impl Module for TransferFile {
@@ -106,9 +107,7 @@ impl Module for TransferFile {
     }
 
     fn configure(&self, settings: &Settings) -> Result<(), Fault> {
-        self.bounds
-            .set(bounds::from_settings(settings)?)
-            .map_err(|_| Fault::new("the module is configured already"))
+        self.bounds.set(bounds::from_settings(settings)?)
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use legatus_core::testing::{self, MemoryLocal};
@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::super::{TransferFile, spec};
+use crate::configured::Configured;
 
 /// In which direction a test copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ impl Scene {
         Arc::new(TransferFile {
             spec: spec(),
             home: Some(self.folder.path().to_owned()),
-            bounds: OnceLock::new(),
+            bounds: Configured::default(),
         })
     }
 
