@@ -56,10 +56,6 @@ fn pieces(backtrace: &str) -> Vec<String> {
 
 /// Tells the host at once what panics say: the trap that follows, with its backtrace, ends all.
 #[cfg(any(target_family = "wasm", test))]
-#[cfg_attr(
-    test,
-    expect(dead_code, reason = "the standard library's hook tells of tests")
-)]
 pub(crate) fn tell(log: fn(&str)) {
     set_hook(Box::new(move |info| log(&message(info))));
 }
