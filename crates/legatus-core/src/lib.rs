@@ -8,6 +8,7 @@ mod arguments;
 mod call;
 mod channel;
 mod control;
+mod execution;
 mod fault;
 mod host;
 pub mod limits;
@@ -30,12 +31,13 @@ pub use arguments::{ArgumentError, Arguments};
 pub use call::{Account, Call, CallId, InvalidCallId, Request};
 pub use channel::{Channel, ChannelClosed, ChannelReceiver, ChannelSender, Traffic};
 pub use control::{Control, ControlReceiver, ControlSender, TerminalSize};
+pub use execution::{Abort, Execution};
 pub use fault::Fault;
 pub use host::{DEFAULT_PORT, Host, InvalidHost, Location};
 pub use local::{Input, Local, Output, Progress, Stream, Terminal, UserSignal};
 pub use module::{
     BoxFuture, Caller, Commander, Conversation, Inspection, Link, Module, Origin, PendingOutcome,
-    Sender,
+    Reconnection, Sender,
 };
 pub use outcome::Outcome;
 pub use peer::Peer;
