@@ -40,6 +40,10 @@ fn pass_all(texts: &[&str]) -> Slice {
 }
 
 /// In the place of the host's functions.
+#[expect(
+    clippy::missing_safety_doc,
+    reason = "they stand for foreign functions"
+)]
 pub(super) mod imports {
     use super::super::records::{
         BytesOrError, Carried, FaultTold, NumberOrError, Opened, OpenedFile, Optional, OutcomeTold,
@@ -162,6 +166,7 @@ pub(super) mod imports {
 
     pub(in super::super) unsafe fn read_file(file: u32, to: *mut Read) {
         assert_eq!(file, 70_000);
+        // SAFETY: the guest made room for one.
         unsafe { read_input(to) };
     }
 
