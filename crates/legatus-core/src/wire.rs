@@ -238,6 +238,7 @@ impl From<&crate::Argument> for Argument {
             value_name: argument.value_name.to_string(),
             required: argument.required,
             repeated: argument.repeated,
+            short: argument.short.map(String::from).unwrap_or_default(),
         }
     }
 }

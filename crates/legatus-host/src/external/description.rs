@@ -199,13 +199,20 @@ pub(crate) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(fits)
 }
 
+/// A one-letter form.
+fn letter(text: &str) -> Option<char> {
+    let mut letters = text.chars();
+    let first = letters.next().filter(char::is_ascii_alphanumeric);
+    first.filter(|_| letters.next().is_none())
+}
+
 /// The spec that a server tells of one of its modules. What the wire does not carry (kinds of
-/// values, one-letter forms) is left out. `None` if it cannot be a module's.
+/// values) is left out, as is a one-letter form that is none. `None` if it cannot be a module's.
 pub fn spec_from_wire(told: &wire::Spec) -> Option<Spec> {
     let arguments = told.arguments.iter().map(|told| {
         Some(Described {
             name: told.name.clone(),
-            short: None,
+            short: letter(&told.short),
             kind: match told.kind.as_str() {
                 "positional" => Kind::Positional,
                 "option" => Kind::Option,

@@ -62,6 +62,11 @@ impl Wat {
         )
     }
 
+    /// The core module, before it is made a component.
+    pub(crate) fn core(&self) -> Vec<u8> {
+        wat::parse_str(self.text()).unwrap()
+    }
+
     fn text(&self) -> String {
         let Self {
             name,
@@ -123,6 +128,7 @@ impl Wat {
     (call $word (i32.const 600) (i32.const 512))
     (call $word (i32.const 604) (i32.const 1))
     (i32.const 600))
+  (func $inner_most (result i32) unreachable)
   (func $recurse (param i64) (result i64)
     (i64.add (i64.const 1) (call $recurse (i64.add (local.get 0) (i64.const 1)))))
   (func (export "legatus:module/commander@1.0.0#execute")

@@ -102,13 +102,14 @@ pub(crate) async fn what_floods_the_log_is_cut_off() {
            (br_if $again (local.get $status)))
          (i32.const 4)",
     );
-    let lines = crate::useful::count_log_lines(async {
+    let lines = crate::useful::logged(async {
         let (_, outcome) = call(&chatty, &[], b"").await;
         assert_eq!(outcome, Outcome::Exit(4));
     })
     .await;
     assert_eq!(
-        lines, 11,
+        lines.len(),
+        11,
         "ten lines, and one that says that there were more"
     );
 }

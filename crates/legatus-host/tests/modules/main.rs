@@ -13,8 +13,10 @@ mod guests;
 mod hostile_native;
 mod hostile_wasm;
 mod kit;
+mod panics;
 mod refused;
 mod useful;
+mod worlds;
 
 use std::process::ExitCode;
 
@@ -34,15 +36,12 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("module-host") {
         return legatus_host::external::module_host_main();
     }
-    // For trying the program by hand: a component with both halves.
-    if let Some(path) = std::env::args()
-        .skip_while(|word| word != "make-pair")
-        .nth(1)
-    {
-        return match std::fs::write(path, useful::pair()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        };
+    // For trying the program by hand: a component with both halves. And a file of the SDK.
+    let asked = |what| std::env::args().skip_while(move |word| word != what).nth(1);
+    let made = asked("make-pair").map(|path| std::fs::write(path, useful::pair()));
+    let made = made.or_else(|| Some(std::fs::write(asked("make-worlds")?, worlds::text())));
+    if let Some(made) = made {
+        return made.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     if !cfg!(feature = "wasm-compiler") {
         println!("without a compiler there is nothing to test");
@@ -86,6 +85,12 @@ fn trials() -> Vec<Trial> {
         useful::what_changes_takes_effect_and_running_calls_keep_the_old_one,
         useful::what_was_compiled_once_is_not_compiled_again,
         useful::a_module_of_the_first_contract_still_loads,
+        panics::of_a_component_are_logged_with_its_frames,
+        panics::of_an_executable_are_logged_to_the_last,
+        panics::of_a_library_in_rust_are_logged_with_its_frames,
+        panics::of_a_library_in_c_are_logged,
+        worlds::those_of_the_sdk_are_those_of_the_contract,
+        worlds::one_of_the_sdk_makes_a_component_that_loads,
     ]
 }
 

@@ -1,8 +1,7 @@
 //! Modules that do what they should, of each kind.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use legatus_core::testing::{MemoryCaller, MemoryLocal};
 use legatus_core::{Arguments, Module, Outcome, Registry};
@@ -214,26 +213,34 @@ pub(crate) async fn a_module_of_the_first_contract_still_loads() {
     );
 }
 
-/// How many lines a guest logs during some work.
-pub(crate) async fn count_log_lines(work: impl Future<Output = ()>) -> usize {
-    let lines = Arc::new(AtomicUsize::new(0));
-    let counter = Counter(Arc::clone(&lines));
-    work.with_subscriber(counter).await;
-    lines.load(Ordering::Relaxed)
+/// What guests log during some work: the lines that name a module.
+pub(crate) async fn logged(work: impl Future<Output = ()>) -> Vec<String> {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let keeper = Keeper(Arc::clone(&lines));
+    work.with_subscriber(keeper).await;
+    let mut lines = lines.lock().unwrap();
+    std::mem::take(&mut *lines)
 }
 
-/// Counts the lines of guests: those that name a module.
-struct Counter(Arc<AtomicUsize>);
+/// Keeps the lines of guests.
+struct Keeper(Arc<Mutex<Vec<String>>>);
 
-struct OfModule(bool);
+#[derive(Default)]
+struct Line {
+    of_module: bool,
+    text: String,
+}
 
-impl Visit for OfModule {
-    fn record_debug(&mut self, field: &Field, _: &dyn std::fmt::Debug) {
-        self.0 |= field.name() == "module";
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.of_module |= field.name() == "module";
+        if field.name() == "message" {
+            self.text = format!("{value:?}");
+        }
     }
 }
 
-impl tracing::Subscriber for Counter {
+impl tracing::Subscriber for Keeper {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         metadata.target().starts_with("legatus_host")
     }
@@ -247,10 +254,11 @@ impl tracing::Subscriber for Counter {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
-        let mut of_module = OfModule(false);
-        event.record(&mut of_module);
-        self.0
-            .fetch_add(usize::from(of_module.0), Ordering::Relaxed);
+        let mut line = Line::default();
+        event.record(&mut line);
+        if line.of_module {
+            self.0.lock().unwrap().push(line.text);
+        }
     }
 
     fn enter(&self, _: &span::Id) {}

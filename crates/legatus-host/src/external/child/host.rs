@@ -1,5 +1,8 @@
 //! The host's side of a module in a process of its own.
 
+use std::convert::Infallible;
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -20,6 +23,12 @@ use crate::external::runner::{Runner, Sending, impatience, milliseconds_left};
 
 /// What describing itself may take. An interpreter has to start for it.
 const DESCRIBE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Bytes of standard error that are read at once.
+const ERROR_BYTES: usize = 4 << 10;
+
+/// How often at most that is read of what a module left behind: a pipe holds 64 KiB.
+const LAST_READS: usize = 64;
 
 /// A module that runs in a process of its own.
 pub(crate) struct ChildModule {
@@ -42,10 +51,12 @@ impl ChildModule {
                     }
                 }
             };
+            let mut errors = Errors::new(stderr, log);
             let answer = tokio::select! {
                 answer = answer => answer,
-                never = log_errors(stderr, log) => never,
+                never = errors.note_for_ever() => match never {},
             };
+            errors.note_rest();
             match answer {
                 Ok(frame) => Ok(frame),
                 Err(FrameError::Closed | FrameError::Socket(_)) => {
@@ -70,16 +81,19 @@ impl ChildModule {
         let log = conversation.log.clone();
         // A host that died already is told below.
         first.write(&mut socket).await.ok();
+        let mut errors = Errors::new(stderr, log);
         let ended = tokio::select! {
             ended = conversation.run(socket) => ended,
-            never = log_errors(stderr, log) => never.map_err(|error: FrameError| error.into()),
+            never = errors.note_for_ever() => match never {},
             () = impatience(&cancellation) => return Err(Failure::Cancelled),
         };
-        match ended {
+        let outcome = match ended {
             Ok(done) => done.outcome(),
             Err(Ended::Lost) => Err(died(process.end().await, &self.settings.limits)),
             Err(Ended::Misbehaved(what)) => Err(Failure::Protocol(what)),
-        }
+        };
+        errors.note_rest();
+        outcome
     }
 }
 
@@ -170,16 +184,46 @@ impl Runner for ChildModule {
     }
 }
 
-/// Notes what a module writes to standard error; never ends by itself.
-async fn log_errors<T, E>(mut stderr: impl AsyncRead + Unpin, log: CallLog) -> Result<T, E> {
-    let mut lines = Lines::new(log, Level::WARN);
-    let mut buffer = vec![0; 4096];
-    loop {
-        match stderr.read(&mut buffer).await {
-            Ok(length) if length > 0 => lines.push(buffer.get(..length).unwrap_or_default()),
-            _ => break,
+/// What a module writes to standard error, on its way to the log.
+struct Errors<R> {
+    stderr: R,
+    lines: Lines,
+    ended: bool,
+}
+
+impl<R: AsyncRead + Unpin> Errors<R> {
+    fn new(stderr: R, log: CallLog) -> Self {
+        Self {
+            stderr,
+            lines: Lines::new(log, Level::WARN),
+            ended: false,
         }
     }
-    drop(lines);
-    std::future::pending().await
+
+    /// Notes what comes. Nothing is lost when this is dropped.
+    async fn note_for_ever(&mut self) -> Infallible {
+        while !self.ended {
+            self.note().await;
+        }
+        std::future::pending().await
+    }
+
+    /// Notes what is there already: the last words of a module that has just ended.
+    fn note_rest(mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..LAST_READS {
+            let noted = tokio::task::unconstrained(self.note());
+            if pin!(noted).poll(&mut context).is_pending() {
+                return;
+            }
+        }
+    }
+
+    async fn note(&mut self) {
+        let mut buffer = [0; ERROR_BYTES];
+        match self.stderr.read(&mut buffer).await {
+            Ok(length) if length > 0 => self.lines.push(buffer.get(..length).unwrap_or_default()),
+            _ => self.ended = true,
+        }
+    }
 }

@@ -18,6 +18,9 @@ pub(super) struct New {
     /// The language
     #[arg(long, value_enum, value_name = "LANGUAGE")]
     lang: Language,
+    /// A WebAssembly component, in the place of a library or an executable
+    #[arg(long)]
+    wasm: bool,
     /// The folder to make [default: NAME]
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     dir: Option<PathBuf>,
@@ -35,7 +38,7 @@ enum Language {
     Javascript,
 }
 
-/// A file of a project; `NAME` in it is the module's.
+/// A file of a project; `NAME` in a template is the module's.
 struct Template {
     path: &'static str,
     text: &'static str,
@@ -50,46 +53,109 @@ const fn template(path: &'static str, text: &'static str) -> Template {
     }
 }
 
+/// A file of a template's folder.
+macro_rules! from {
+    ($path:literal <- $file:literal) => {
+        template($path, include_str!(concat!("templates/", $file)))
+    };
+}
+
+/// A file of the SDK, of which a project gets a copy.
+macro_rules! sdk {
+    ($($file:literal),+ $(,)?) => {
+        [$(template(
+            concat!("sdk/src/", $file),
+            include_str!(concat!("../../../../legatus-sdk/src/", $file)),
+        )),+]
+    };
+}
+
 const HEADER: &str = include_str!("../../../../../include/legatus_module.h");
+const WIT: &str = include_str!("../../../../../wit/v1/module.wit");
+
+const RUST: [Template; 3] = [
+    from!("Cargo.toml" <- "rust/Cargo.toml.in"),
+    from!("src/lib.rs" <- "rust/lib.rs.in"),
+    from!("sdk/Cargo.toml" <- "rust/sdk.toml.in"),
+];
+
+const SDK: [Template; 10] = sdk![
+    "description.rs",
+    "entries.rs",
+    "host.rs",
+    "lib.rs",
+    "native/mod.rs",
+    "native/tables.rs",
+    "panics.rs",
+    "wasm/imports.rs",
+    "wasm/mod.rs",
+    "wasm/records.rs",
+];
 
 impl Language {
+    /// The files of a project that makes a library or an executable.
     fn files(self) -> Vec<Template> {
+        let executable = |template| Template {
+            executable: true,
+            ..template
+        };
         match self {
-            Self::Rust => vec![
-                template("Cargo.toml", include_str!("templates/rust/Cargo.toml.in")),
-                template("src/lib.rs", include_str!("templates/rust/lib.rs.in")),
-                template("sdk/Cargo.toml", include_str!("templates/rust/sdk.toml.in")),
-                template(
-                    "sdk/src/lib.rs",
-                    include_str!("../../../../legatus-sdk/src/lib.rs"),
-                ),
-                template("module.toml", include_str!("templates/rust/module.toml")),
-                template("Makefile", include_str!("templates/rust/Makefile")),
-            ],
+            Self::Rust => {
+                let own = [
+                    from!("module.toml" <- "rust/module.toml"),
+                    from!("Makefile" <- "rust/Makefile"),
+                ];
+                rust(own).collect()
+            }
             Self::C => vec![
-                template("NAME.c", include_str!("templates/c/NAME.c")),
+                from!("NAME.c" <- "c/NAME.c"),
                 template("legatus_module.h", HEADER),
-                template("module.toml", include_str!("templates/c/module.toml")),
-                template("Makefile", include_str!("templates/c/Makefile")),
+                from!("module.toml" <- "c/module.toml"),
+                from!("Makefile" <- "c/Makefile"),
             ],
             Self::Python => vec![
-                Template {
-                    executable: true,
-                    ..template("NAME", include_str!("templates/python/NAME"))
-                },
-                template("module.toml", include_str!("templates/python/module.toml")),
-                template("Makefile", include_str!("templates/Makefile")),
+                executable(from!("NAME" <- "python/NAME")),
+                from!("module.toml" <- "python/module.toml"),
+                from!("Makefile" <- "Makefile"),
             ],
             Self::Javascript => vec![
-                Template {
-                    executable: true,
-                    ..template("NAME", include_str!("templates/javascript/NAME"))
-                },
-                template("module.toml", include_str!("templates/python/module.toml")),
-                template("Makefile", include_str!("templates/Makefile")),
+                executable(from!("NAME" <- "javascript/NAME")),
+                from!("module.toml" <- "python/module.toml"),
+                from!("Makefile" <- "Makefile"),
             ],
         }
     }
+
+    /// The files of a project that makes a WebAssembly component.
+    fn wasm_files(self) -> Result<Vec<Template>> {
+        let manifest = from!("module.toml" <- "wasm/module.toml");
+        let wit = template("wit/module.wit", WIT);
+        Ok(match self {
+            Self::Rust => rust([manifest, from!("Makefile" <- "wasm/rust.mk")]).collect(),
+            Self::Python => vec![
+                from!("app.py" <- "wasm/app.py"),
+                from!("Makefile" <- "wasm/python.mk"),
+                manifest,
+                wit,
+            ],
+            Self::Javascript => vec![
+                from!("app.js" <- "wasm/app.js"),
+                from!("Makefile" <- "wasm/javascript.mk"),
+                manifest,
+                wit,
+            ],
+            Self::C => bail!(
+                Fault::new("there is no template of a WebAssembly module in C")
+                    .with_hint("leave out --wasm, or take wit-bindgen and wit/v1/module.wit")
+            ),
+        })
+    }
+}
+
+/// The files of a project in Rust.
+fn rust(own: [Template; 2]) -> impl Iterator<Item = Template> {
+    let worlds = sdk!["wasm/worlds.rs"];
+    own.into_iter().chain(RUST).chain(SDK).chain(worlds)
 }
 
 impl New {
@@ -109,7 +175,12 @@ impl New {
             let exists = Fault::new(format!("`{}` exists already", folder.display()));
             bail!(exists.with_hint("name another folder with --dir"));
         }
-        for file in self.lang.files() {
+        let files = if self.wasm {
+            self.lang.wasm_files()?
+        } else {
+            self.lang.files()
+        };
+        for file in files {
             let path = folder.join(file.path.replace("NAME", &self.name));
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)?;
