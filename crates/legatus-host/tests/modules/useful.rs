@@ -1,8 +1,7 @@
 //! Modules that do what they should, of each kind.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use legatus_core::testing::{MemoryCaller, MemoryLocal};
 use legatus_core::{Arguments, Module, Outcome, Registry};
@@ -181,7 +180,7 @@ pub(crate) async fn what_was_compiled_once_is_not_compiled_again() {
     let written = |kit: &Kit| {
         let entries = fs::read_dir(&kit.settings.cache).unwrap().flatten();
         let mut all: Vec<_> = entries
-            .filter(|entry| entry.file_name() != "index.json")
+            .filter(|entry| entry.file_name() != "index.json" && entry.file_name() != "nothing")
             .map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap()))
             .collect();
         all.sort();
@@ -216,24 +215,36 @@ pub(crate) async fn a_module_of_the_first_contract_still_loads() {
 
 /// How many lines a guest logs during some work.
 pub(crate) async fn count_log_lines(work: impl Future<Output = ()>) -> usize {
-    let lines = Arc::new(AtomicUsize::new(0));
-    let counter = Counter(Arc::clone(&lines));
-    work.with_subscriber(counter).await;
-    lines.load(Ordering::Relaxed)
+    log_lines(work).await.len()
 }
 
-/// Counts the lines of guests: those that name a module.
-struct Counter(Arc<AtomicUsize>);
+/// The lines that a guest logs during some work.
+pub(crate) async fn log_lines(work: impl Future<Output = ()>) -> Vec<String> {
+    let lines = Arc::default();
+    let collector = Collector(Arc::clone(&lines));
+    work.with_subscriber(collector).await;
+    std::mem::take(&mut lines.lock().unwrap())
+}
 
-struct OfModule(bool);
+/// Collects the lines of guests: those that name a module.
+struct Collector(Arc<Mutex<Vec<String>>>);
 
-impl Visit for OfModule {
-    fn record_debug(&mut self, field: &Field, _: &dyn std::fmt::Debug) {
-        self.0 |= field.name() == "module";
+#[derive(Default)]
+struct Line {
+    of_module: bool,
+    text: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.of_module |= field.name() == "module";
+        if field.name() == "message" {
+            self.text = format!("{value:?}");
+        }
     }
 }
 
-impl tracing::Subscriber for Counter {
+impl tracing::Subscriber for Collector {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         metadata.target().starts_with("legatus_host")
     }
@@ -247,10 +258,11 @@ impl tracing::Subscriber for Counter {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
-        let mut of_module = OfModule(false);
-        event.record(&mut of_module);
-        self.0
-            .fetch_add(usize::from(of_module.0), Ordering::Relaxed);
+        let mut line = Line::default();
+        event.record(&mut line);
+        if line.of_module {
+            self.0.lock().unwrap().push(line.text);
+        }
     }
 
     fn enter(&self, _: &span::Id) {}

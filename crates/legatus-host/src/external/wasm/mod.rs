@@ -4,6 +4,7 @@ mod bindings;
 mod command;
 mod component;
 mod conversions;
+mod denials;
 mod engine;
 mod failures;
 mod functions;
