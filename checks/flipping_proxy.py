@@ -88,7 +88,7 @@ def main():
     parser.add_argument("host")
     parser.add_argument("port", type=int)
     parser.add_argument("--flips", type=int)
-    parser.add_argument("--up", type=float, default=0.05)
+    parser.add_argument("--up", type=float, default=0.15)
     parser.add_argument("--down", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--count")

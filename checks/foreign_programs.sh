@@ -28,7 +28,7 @@ git config --global pack.compression 0
 git config --global --add safe.directory '*'
 
 start_server
-port1=$port
+port1=$port server1_pid=$server_pid
 start_server
 port2=$port
 cat >"$XDG_CONFIG_HOME/legatus/config.toml" <<LINES
@@ -55,6 +55,7 @@ PermitRootLogin prohibit-password
 PrintMotd no
 PidFile none
 AcceptEnv GIT_PROTOCOL LANG LC_*
+SetEnv PATH=$work/theirs/remote:$PATH
 Subsystem sftp /usr/lib/openssh/sftp-server
 LINES
     for try in {1..10}; do
@@ -156,8 +157,11 @@ rsync_up_and_down() {
 rsync_statuses() {
     rsync -a -e "$ssh" "web1:$there/missing" .
     echo "status $?"
-    rsync -a -e "$ssh" --rsync-path=no-such-program "web1:$there" .
+    # 127 if rsync sees the end of its child first, 12 if it sees that of the pipe.
+    rsync -a -e "$ssh" --rsync-path=no-such-program "web1:$there" . 2>missing-program
+    [[ $? == @(12|127) ]] && grep -o 'no-such-program: .*not found' missing-program
     echo "status $?"
+    rm missing-program
     rsync -a -e "$ssh" --rsync-path='exit 7; rsync' "web1:$there" .
     echo "status $?"
     rsync -a -e "$ssh" --rsync-path='nice -n 1 rsync' "$work/tree/" "web1:$there/"
@@ -224,6 +228,22 @@ git_everything() {
     rm -rf clone second "$there/large.git"
 }
 
+# Only what both sides agree on is passed on.
+sent_variables() {
+    printf 'accept-env = ["GIT_PROTOCOL", "OK_*"]\n' >"$work/accept.toml"
+    start_server --config "$work/accept.toml"
+    export GIT_PROTOCOL=version=2 OK_ONE=1 OK_TWO=2 SECRET=3
+    # shellcheck disable=SC2016 # for the shell there
+    local line='echo "$GIT_PROTOCOL,$OK_ONE,$OK_TWO,$SECRET,$SET,$LC_ALL"'
+    run "$work/ours/ssh" -p "$port" -o SendEnv=GIT_PROTOCOL -oSendEnv='OK_O* SECRET' -o SetEnv=SET=4 127.0.0.1 "$line"
+    expect_status 0
+    expect_out 'version=2,1,,,,'
+    run "$work/ours/ssh" -p "$port" 127.0.0.1 "$line"
+    expect_out ',,,,,'
+    run "$work/ours/ssh" -o SendEnv=SECRET -o SetEnv=SET=4 web1 "$line"
+    expect_out ",,,3,4,$LC_ALL"
+}
+
 protocol_variable() {
     GIT_PROTOCOL=version=2 "$ssh" -o SendEnv=GIT_PROTOCOL web1 "echo \$GIT_PROTOCOL"
     "$ssh" -G -p 2222 -o SendEnv=GIT_PROTOCOL ann@web1 | grep '^\(user\|port\|sendenv\) '
@@ -232,6 +252,7 @@ protocol_variable() {
 
 check "git: clone, push, fetch, archive of 120 MB, protocol 2" both git_everything
 check "git: GIT_PROTOCOL arrives, -G answers" both protocol_variable
+check "variables: what SendEnv names arrives if the server accepts it" sent_variables
 
 # --- scp and sftp -------------------------------------------------------------------------------
 
@@ -250,6 +271,13 @@ scp_everything() {
             echo "status $?"
             scp $old -3 -q -S "$ssh" "web1:$there/to$old/c/d e" "web2:$there/third$old"
             echo "status $?"
+            scp $old -3 -q -S "$ssh" -r "web1:$there/to$old/c" "web2:$there/whole$old"
+            echo "status $?"
+            scp $old -R -q -S "$ssh" -o "SetEnv=PATH=${ssh%/ssh}/remote:$PATH" -r "web1:$there/to$old/c" \
+                "web2:$there/direct$old"
+            echo "status $?"
+            scp $old -R -q -S "$ssh" -o "SetEnv=PATH=${ssh%/ssh}/remote:$PATH" "web1:$there/missing" "web2:$there/none"
+            echo "status $?"
         }
     done
 }
@@ -263,26 +291,26 @@ sftp_batches() {
     echo "status $?"
     echo "ls -1 $there" | sftp -q -S "$ssh" -s /usr/lib/openssh/sftp-server -b - web1
     echo "status $?"
+    sftp -q -S "$ssh" "sftp://web1/$there/new/big" by-uri
+    echo "status $?"
+    scp -q -S "$ssh" by-uri "scp://web1/$there/by-uri"
+    echo "status $?"
     rm ../batch
 }
 
-check "scp: both protocols, folders, errors, between two hosts" both scp_everything
-check "sftp: batches and errors" both sftp_batches
-
-remotes_talk() {
-    # What `scp -R` runs at the first host is `scp` with the ssh that is first in PATH there.
-    mkdir -p "$work/remote"
-    cat >"$work/remote/scp" <<LINES
+# What `scp -R` runs at the first host is the `scp` that is first in PATH there: it is told which ssh to use.
+for which in theirs ours; do
+    mkdir "$work/$which/remote"
+    cat >"$work/$which/remote/scp" <<LINES
 #!/bin/sh
 export LEGATUS_CERT=$LEGATUS_CERT LEGATUS_KEY=$LEGATUS_KEY LEGATUS_CA=$LEGATUS_CA XDG_CONFIG_HOME=$XDG_CONFIG_HOME
-exec /usr/bin/scp -S $work/ours/ssh "\$@"
+exec /usr/bin/scp -S $work/$which/ssh "\$@"
 LINES
-    chmod +x "$work/remote/scp"
-    run "$work/ours/ssh" web1 "PATH=$work/remote:\$PATH scp -q $work/tree/\\\"quoted\\\"/big web2:$work/between"
-    expect_status 0
-    cmp "$work/between" "$work/tree/\"quoted\"/big" || fail "another file"
-}
-check "scp: at a remote host, to another one" remotes_talk
+    chmod +x "$work/$which/remote/scp"
+done
+
+check "scp: both protocols, folders, errors, between two hosts by -3 and -R" both scp_everything
+check "sftp: batches and errors" both sftp_batches
 
 # OpenSSH's own tests of sftp, through our subsystem, as they are through a server of their own.
 regression() {
@@ -303,7 +331,9 @@ cat >"$work/sftp-server" <<LINES
 exec $LEGATUS rsh web1 /usr/lib/openssh/sftp-server "\$@"
 LINES
 chmod +x "$work/sftp-server"
-for name in sftp sftp-cmds sftp-badcmds sftp-batch sftp-glob sftp-perm; do
+# All of them, but for sftp-chroot and sftp-uri, which try sshd's own internal-sftp; and scp's, of which one
+# mode takes the same server.
+for name in sftp sftp-cmds sftp-badcmds sftp-batch sftp-glob sftp-perm scp; do
     check "openssh-tests: $name through our subsystem" regression "$name"
 done
 
@@ -557,21 +587,45 @@ names_at_the_far_end() {
     expect_status 97
 }
 
+judged=()
+if ((full)); then judged=(judged); fi
+
 stuck_connection() {
     start_web
     start_forward -L "0:localhost:$web_port"
-    run python3 "$checks/forward_load.py" stuck "$(forward_port 1)"
+    run timeout 300 python3 "$checks/forward_load.py" stuck "$(forward_port 1)" "${judged[@]}"
     expect_status 0
     cat "$out"
 }
 
+# A server that is quicker than one for files; sets target_port.
+start_target() {
+    start python3 "$checks/forward_load.py" target >"$work/target.out"
+    await 10 "the target listens" test -s "$work/target.out"
+    target_port=$(<"$work/target.out")
+}
+
 short_connections() {
-    start_web
-    start_forward -L "0:localhost:$web_port"
-    run timeout 180 python3 "$checks/forward_load.py" short "$(forward_port 1)" "$forward_pid" "$server_pid" \
-        $((full ? 60 : 8)) 1000
+    start_target
+    start_forward -L "0:localhost:$target_port"
+    run timeout 180 python3 "$checks/forward_load.py" short "$(forward_port 1)" "$forward_pid" "$server1_pid" \
+        $((full ? 60 : 8)) 1000 "${judged[@]}"
     expect_status 0
     cat "$out"
+}
+
+half_close() {
+    start_target
+    start_forward -L "0:localhost:$target_port" -R "0:localhost:$target_port" -L "$work/h1:localhost:$target_port" \
+        -R "$work/h2:$work/h1" -L "0:$work/h2"
+    local number
+    for number in 1 2 3; do
+        run timeout 60 python3 "$checks/forward_load.py" halves "$(forward_port "$number")"
+        expect_status 0
+    done
+    run timeout 60 legatus forward web1 -W "localhost:$target_port" < <(printf 'count\nfour')
+    expect_status 0
+    expect_out 4
 }
 
 allow_lists() {
@@ -676,6 +730,7 @@ sessions_with_forwardings() {
 
 check "forward: -L, -R, Unix sockets on either side, -W" forward_kinds
 check "forward: names are looked up at the far end of -D" names_at_the_far_end
+check "forward: each direction of a connection ends alone" half_close
 check "forward: eight connections, one stuck" stuck_connection
 check "forward: a thousand short connections a second, no leak" short_connections
 check "forward: the server's lists of targets, listeners and subsystems" allow_lists

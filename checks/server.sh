@@ -368,6 +368,7 @@ info() {
     run legatus --json info "$host"
     expect_status 0
     python3 -c 'import json, sys; [json.loads(line) for line in sys.stdin]' <"$out" || fail "--json gives no JSON"
+    ! grep -q '"stream"' "$out" || fail "--json gives the text for people, too"
 }
 
 shut_down() {

@@ -12,7 +12,8 @@ if ((full)); then flips=500 sessions=200; else flips=40 sessions=20; fi
 
 # A proxy before the server that fails at random; sets `flaky`, a host.
 start_proxy() {
-    rm -f "$work/flips"
+    # The port of the one before would be taken for this one's.
+    rm -f "$work/flips" "$work/proxy.port"
     python3 "$checks/flipping_proxy.py" 127.0.0.1 "$port" --count "$work/flips" "$@" >"$work/proxy.port" &
     remember $!
     await 10 "the proxy listens" grep -q . "$work/proxy.port"

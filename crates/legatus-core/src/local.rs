@@ -70,6 +70,11 @@ pub trait Local: Send + Sync {
     /// Passes machine-readable facts of a call to the caller, one JSON object without a line
     /// break; shown with `--json` only.
     fn record(&self, json: &str);
+
+    /// Whether records are shown. Then a module need not say the same to a person, too.
+    fn shows_records(&self) -> bool {
+        false
+    }
 }
 
 /// Standard input.

@@ -12,17 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use legatus_core::{
-    Call, CallId, Channel, Control, ControlSender, Fault, Module, Outcome, Peer, Policy, Registry,
-    limits, wire,
+    Call, CallId, Channel, Control, ControlSender, Execution, Fault, Module, Outcome, Peer, Policy,
+    Registry, limits, wire,
 };
 use prost::Message;
 use rustix::io::fcntl_dupfd_cloexec;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use crate::descriptors;
 use crate::frame::{self, Frame, FrameError};
@@ -274,13 +272,13 @@ async fn converse(
     let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
     let (to_commander, from_commander) = ours.split();
     let cancellation = prepared.call.cancellation.clone();
-    let commander = command(prepared.module, prepared.call, theirs);
+    let mut commander = Execution::start(prepared.module, prepared.call, theirs);
     let abort = commander.abort_handle();
 
     let answer = async {
         // When the server is gone the Commander learns it from its cancellation.
         let open = link.writer.pump(from_commander, &cancellation).await;
-        let outcome = ended(commander.await);
+        let outcome = commander.outcome().await;
         open?;
         link.writer.write(outcome_frame(outcome)).await
     };
@@ -318,30 +316,6 @@ async fn converse(
         told = controls => told,
         told = notices => told,
         () = impatience => Err(io::Error::other("the call did not end in time")),
-    }
-}
-
-/// Starts the Commander in a task of its own, so that a panic is no more than its outcome.
-pub(crate) fn command(
-    module: Arc<dyn Module>,
-    call: Call,
-    channel: Channel,
-) -> JoinHandle<Result<Outcome, Fault>> {
-    let span = call.span().clone();
-    let execution = async move {
-        match module.commander() {
-            Some(commander) => commander.execute(call, channel).await,
-            None => Err(Fault::new("the module has no Commander")),
-        }
-    };
-    tokio::spawn(execution.instrument(span))
-}
-
-pub(crate) fn ended(result: Result<Result<Outcome, Fault>, JoinError>) -> Outcome {
-    match result {
-        Ok(told) => told.into(),
-        Err(error) if error.is_panic() => Outcome::Failed(Fault::new("the module panicked")),
-        Err(_) => Outcome::Cancelled,
     }
 }
 

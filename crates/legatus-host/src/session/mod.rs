@@ -14,17 +14,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use legatus_core::{
-    Channel, ChannelReceiver, ChannelSender, Control, ControlSender, Fault, Keeping, Outcome,
+    Channel, ChannelReceiver, ChannelSender, Control, ControlSender, Execution, Keeping, Outcome,
     limits,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::clients::{Clients, Fate, Place};
-use crate::holder::{GRACE, Prepared, command, ended, outcome_bytes};
+use crate::holder::{GRACE, Prepared, outcome_bytes};
 use crate::messages::{AttachRequest, Facts, Hello, PROTOCOL, Sealed};
 use crate::pump::Link;
 use crate::slab::{self, End};
@@ -98,7 +97,7 @@ pub(crate) async fn run(
     if let Ok((place, taken)) = session.clients().attach(&first) {
         tokio::spawn(attachment::run(Arc::clone(&session), place, taken, link));
     }
-    let commander = command(module, call, theirs);
+    let commander = Execution::start(module, call, theirs);
     tokio::spawn(door::keep_open(Arc::clone(&session)));
     tokio::spawn(Arc::clone(&session).listen_to(output, commander, deadline));
     session.outlive().await;
@@ -132,7 +131,7 @@ impl Session {
     async fn listen_to(
         self: Arc<Self>,
         mut output: ChannelReceiver,
-        mut commander: JoinHandle<Result<Outcome, Fault>>,
+        mut commander: Execution,
         deadline: Option<std::time::Instant>,
     ) {
         let mut changes = self.changes.subscribe();
@@ -150,7 +149,7 @@ impl Session {
                 self.clients().push(message);
                 self.changed();
             }
-            ended((&mut commander).await)
+            commander.outcome().await
         };
         let in_time = async {
             match deadline {

@@ -25,7 +25,7 @@ mod messages {
     include!(concat!(env!("OUT_DIR"), "/legatus.forward.v1.rs"));
 }
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use legatus_core::{
     Argument, Arguments, BoxFuture, Call, Caller, Channel, Commander, Effects, Example, Fault,
@@ -33,6 +33,7 @@ use legatus_core::{
 };
 use tracing::Instrument;
 
+use crate::configured::Configured;
 use allowed::Allowed;
 pub use dial::dial;
 use listen::Waiting;
@@ -44,15 +45,14 @@ pub const NAME: &str = "forward";
 pub(crate) fn module() -> impl Module {
     Forward {
         spec: spec(),
-        allowed: OnceLock::new(),
+        allowed: Configured::default(),
         waiting: Arc::default(),
     }
 }
 
 struct Forward {
     spec: Spec,
-    /// Set by the server's configuration.
-    allowed: OnceLock<Allowed>,
+    allowed: Configured<Allowed>,
     /// Connections that were announced and wait to be fetched.
     waiting: Arc<Waiting>,
 }
@@ -71,10 +71,7 @@ impl Module for Forward {
     }
 
     fn configure(&self, settings: &Settings) -> Result<(), Fault> {
-        let allowed = Allowed::from_settings(settings)?;
-        self.allowed
-            .set(allowed)
-            .map_err(|_| Fault::new("the module is configured already"))
+        self.allowed.set(Allowed::from_settings(settings)?)
     }
 }
 
@@ -89,8 +86,7 @@ impl Commander for Forward {
     }
 
     fn admit(&self, request: Request) -> Result<Request, Fault> {
-        let allowed = self.allowed.get_or_init(Allowed::default);
-        allowed.check(&request::decode(&request)?)?;
+        self.allowed.get().check(&request::decode(&request)?)?;
         Ok(request)
     }
 

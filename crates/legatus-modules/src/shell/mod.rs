@@ -27,15 +27,15 @@ mod messages {
     include!(concat!(env!("OUT_DIR"), "/legatus.shell.v1.rs"));
 }
 
-use std::sync::OnceLock;
-
 use legatus_core::{
     Argument, Arguments, Attach, BoxFuture, Call, Caller, Channel, Commander, Effects, Example,
     Fault, Inspection, Local, Module, Outcome, Placement, Request, Sender, Settings, Spec,
     ValueKind,
 };
-use subsystems::Subsystems;
 use tracing::Instrument;
+
+use crate::configured::Configured;
+use subsystems::Subsystems;
 
 /// The module's name.
 pub const NAME: &str = "shell";
@@ -44,14 +44,13 @@ pub const NAME: &str = "shell";
 pub(crate) fn module() -> impl Module {
     Shell {
         spec: spec(),
-        subsystems: OnceLock::new(),
+        subsystems: Configured::default(),
     }
 }
 
 struct Shell {
     spec: Spec,
-    /// Set by the server's configuration.
-    subsystems: OnceLock<Subsystems>,
+    subsystems: Configured<Subsystems>,
 }
 
 impl Module for Shell {
@@ -68,10 +67,7 @@ impl Module for Shell {
     }
 
     fn configure(&self, settings: &Settings) -> Result<(), Fault> {
-        let subsystems = Subsystems::from_settings(settings)?;
-        self.subsystems
-            .set(subsystems)
-            .map_err(|_| Fault::new("the module is configured already"))
+        self.subsystems.set(Subsystems::from_settings(settings)?)
     }
 }
 
@@ -85,8 +81,7 @@ impl Commander for Shell {
     }
 
     fn admit(&self, request: Request) -> Result<Request, Fault> {
-        let subsystems = self.subsystems.get_or_init(Subsystems::default);
-        subsystems.resolve(request)
+        self.subsystems.get().resolve(request)
     }
 
     fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {

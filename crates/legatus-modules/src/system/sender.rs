@@ -53,6 +53,9 @@ async fn show(reply: Option<Kind>, local: &dyn Local) -> Result<(), Fault> {
         }
     };
     local.record(&record.to_string());
+    if local.shows_records() {
+        return Ok(());
+    }
     let mut stdout = local.output(Stream::Stdout);
     let written = match stdout.write(text.into()).await {
         Ok(()) => stdout.flush().await,

@@ -5,12 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use legatus_core::{
-    Attach, Call, CallId, Channel, Commander, ControlReceiver, Effects, Fault, Inspection, Kept,
+    Attach, Call, CallId, Channel, ControlReceiver, Effects, Execution, Fault, Inspection, Kept,
     Module, Outcome, Peer, Permit, Persistence, Placement, Request, limits,
 };
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use super::State;
 use crate::audit::{AuditedCall, Usage};
@@ -207,10 +205,10 @@ impl State {
         call.grant_server(Arc::clone(self) as Arc<dyn legatus_core::ServerControl>);
 
         let deadline = call.deadline;
-        let mut task = Task::spawn(Arc::clone(module), call, input.channel);
+        let mut execution = Execution::start(Arc::clone(module), call, input.channel);
         let ended = tokio::select! {
             biased;
-            outcome = task.outcome() => return outcome,
+            outcome = execution.outcome() => return outcome,
             () = until(deadline) => Outcome::Timeout,
             () = cancellation.cancelled() => match arrived.refused.get() {
                 Some(fault) => Outcome::Failed(fault.clone()),
@@ -222,7 +220,10 @@ impl State {
             }
         };
         cancellation.cancel();
-        if tokio::time::timeout(GRACE, task.outcome()).await.is_err() {
+        if tokio::time::timeout(GRACE, execution.outcome())
+            .await
+            .is_err()
+        {
             tracing::warn!(id = %arrived.id, "a cancelled call did not end within {GRACE:?}; dropping it");
         }
         ended
@@ -241,37 +242,6 @@ impl State {
             tracing::error!(id = %arrived.id, error = %chain(&error), "a refused call is missing in the audit");
         }
         outcome
-    }
-}
-
-/// A Commander at work; aborted when dropped.
-struct Task(JoinHandle<Result<Outcome, Fault>>);
-
-impl Task {
-    fn spawn(module: Arc<dyn Module>, call: Call, channel: Channel) -> Self {
-        let span = call.span().clone();
-        let work = async move {
-            match module.commander() {
-                Some(commander) => Commander::execute(commander, call, channel).await,
-                None => Err(Fault::new("the module has no server half any more")),
-            }
-        };
-        Self(tokio::spawn(work.instrument(span)))
-    }
-
-    async fn outcome(&mut self) -> Outcome {
-        match (&mut self.0).await {
-            Ok(told) => told.into(),
-            // The panic's message is in the log; it does not concern the peer.
-            Err(error) if error.is_panic() => Outcome::Failed(Fault::new("the module panicked")),
-            Err(_) => Outcome::Lost(Fault::new("the call was dropped")),
-        }
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -68,17 +68,30 @@ pub(crate) fn write_patiently(fd: BorrowedFd<'_>, text: &str) {
     }
 }
 
-/// Opens a pipe or terminal once more, without blocking: O_NONBLOCK belongs to an open file, and
-/// the given one is shared with other processes.
+/// Opens a pipe or terminal once more for writing, without blocking: O_NONBLOCK belongs to an open
+/// file, and the given one is shared with other processes.
 pub(crate) fn reopen_unblocked(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
     let is_pipe = file_type(fd) == Some(FileType::Fifo);
-    // To open the master of a pseudoterminal would make another one.
-    let is_master = || rustix::pty::ptsname(fd, Vec::new()).is_ok();
-    if !is_pipe && (!rustix::termios::isatty(fd) || is_master()) {
+    if !is_pipe && !is_terminal(fd) {
         return None;
     }
+    reopen(fd, OFlags::WRONLY)
+}
+
+/// Opens a terminal once more for reading, without blocking.
+pub(super) fn reopen_keyboard(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    is_terminal(fd).then(|| reopen(fd, OFlags::RDONLY))?
+}
+
+/// Whether it is a terminal that can be opened once more: to open the master of a pseudoterminal
+/// would make another one.
+fn is_terminal(fd: BorrowedFd<'_>) -> bool {
+    rustix::termios::isatty(fd) && rustix::pty::ptsname(fd, Vec::new()).is_err()
+}
+
+fn reopen(fd: BorrowedFd<'_>, mode: OFlags) -> Option<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = mode | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).ok()
 }
 

@@ -1,5 +1,6 @@
-//! Standard input: a thread that blocks in `read(2)`, so that the process can end while nothing
-//! comes, and a key is passed on the moment it is pressed.
+//! Standard input. A terminal is opened once more, without blocking, so that a key wakes the thread
+//! that sends it. Anything else is read by a thread that blocks in `read(2)`: the next is read while
+//! one is sent, and the process can end while nothing comes.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,6 +9,8 @@ use std::thread;
 
 use bytes::{Bytes, BytesMut};
 use legatus_core::{BoxFuture, Input, limits};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
 use super::descriptor;
@@ -18,6 +21,9 @@ const CHUNKS: usize = 2;
 /// A read gets at least this much room; less would make many small reads of one large buffer.
 const ROOM: usize = limits::CHUNK_BYTES / 4;
 
+/// Room for what a terminal gives at once: a line in the kernel's buffer (`N_TTY_BUF_SIZE`).
+const KEYS: usize = 4096;
+
 /// Standard input.
 pub(super) struct DescriptorInput {
     state: State,
@@ -26,6 +32,7 @@ pub(super) struct DescriptorInput {
 enum State {
     /// Nobody has asked for input yet, so none is taken from whoever else may read it.
     Untouched(Arc<OwnedFd>),
+    Keyboard(pipe::Receiver),
     Reading(mpsc::Receiver<io::Result<Bytes>>),
 }
 
@@ -36,28 +43,40 @@ impl DescriptorInput {
         }
     }
 
-    fn chunks(&mut self) -> io::Result<&mut mpsc::Receiver<io::Result<Bytes>>> {
-        if let State::Untouched(fd) = &self.state {
-            let (chunks_tx, chunks_rx) = mpsc::channel(CHUNKS);
-            let fd = Arc::clone(fd);
-            // Never joined: it may wait for a key for ever. It ends with the process.
-            thread::Builder::new()
-                .name("stdin".into())
-                .spawn(move || pump(&fd, &chunks_tx))?;
-            self.state = State::Reading(chunks_rx);
+    /// Begins to read.
+    fn open(fd: &Arc<OwnedFd>) -> io::Result<State> {
+        if let Some(keyboard) = descriptor::reopen_keyboard(fd.as_fd()) {
+            // What tokio needs of a pipe, a terminal can do as well.
+            return pipe::Receiver::from_owned_fd_unchecked(keyboard).map(State::Keyboard);
         }
-        match &mut self.state {
-            State::Reading(chunks) => Ok(chunks),
-            State::Untouched(_) => Err(io::ErrorKind::NotConnected.into()),
-        }
+        let (chunks_tx, chunks_rx) = mpsc::channel(CHUNKS);
+        let fd = Arc::clone(fd);
+        // Never joined: it may wait for input for ever. It ends with the process.
+        thread::Builder::new()
+            .name("stdin".into())
+            .spawn(move || pump(&fd, &chunks_tx))?;
+        Ok(State::Reading(chunks_rx))
     }
 }
 
 impl Input for DescriptorInput {
     fn read(&mut self) -> BoxFuture<'_, io::Result<Bytes>> {
         Box::pin(async move {
-            let chunk = self.chunks()?.recv().await;
-            chunk.unwrap_or_else(|| Ok(Bytes::new()))
+            if let State::Untouched(fd) = &self.state {
+                self.state = Self::open(fd)?;
+            }
+            match &mut self.state {
+                State::Keyboard(keyboard) => {
+                    let mut typed = BytesMut::with_capacity(KEYS);
+                    keyboard.read_buf(&mut typed).await?;
+                    Ok(typed.freeze())
+                }
+                State::Reading(chunks) => {
+                    let chunk = chunks.recv().await;
+                    chunk.unwrap_or_else(|| Ok(Bytes::new()))
+                }
+                State::Untouched(_) => Err(io::ErrorKind::NotConnected.into()),
+            }
         })
     }
 }

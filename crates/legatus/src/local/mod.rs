@@ -214,6 +214,10 @@ impl Local for ProcessLocal {
             self.stdout.write_line(json);
         }
     }
+
+    fn shows_records(&self) -> bool {
+        self.json
+    }
 }
 
 #[cfg(test)]

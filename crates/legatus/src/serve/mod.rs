@@ -21,6 +21,7 @@ use legatus_net::{Audit, Server, ServerOptions, parse_policy};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Globals;
+use crate::environment::Environment;
 use crate::external;
 
 pub(crate) use self::embedded::Embedded;
@@ -33,7 +34,7 @@ pub(crate) fn run(
     globals: &Globals,
     registry: &Registry,
 ) -> Result<ExitCode> {
-    let settings = Settings::gather(arguments, globals)?;
+    let settings = Settings::gather(arguments, globals, &Environment::Process)?;
     crate::logging::init(
         settings.log_level.as_deref().unwrap_or("info"),
         settings.log_format,

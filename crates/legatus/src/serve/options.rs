@@ -1,4 +1,5 @@
-//! What a server is told: flags beat the environment beats `/etc/legatus/server.toml`.
+//! What a server is told: flags beat `/etc/legatus/server.toml` beats the environment, which may be
+//! meant for this user's client.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use super::users::UserRule;
 use crate::cli::Globals;
 use crate::config;
+use crate::environment::{CA, CERT, Environment, KEY};
 use crate::external::{ModuleFlags, ModulesTable};
 use crate::logging::Format;
 
@@ -21,7 +23,7 @@ use crate::logging::Format;
 const DEFAULT_FILE: &str = "/etc/legatus/server.toml";
 
 /// Flags of `legatus serve`, beside the global ones.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct ServeArguments {
     /// Address and port to listen on; may be given more than once [default: 0.0.0.0:49022]
     #[arg(long, value_name = "ADDR:PORT")]
@@ -127,13 +129,21 @@ pub(super) struct Settings {
 
 impl Settings {
     /// Puts flags and file together.
-    pub(super) fn gather(flags: ServeArguments, globals: &Globals) -> Result<Self> {
+    pub(super) fn gather(
+        flags: ServeArguments,
+        globals: &Globals,
+        environment: &Environment,
+    ) -> Result<Self> {
         let file = read_file(globals.config.as_deref())?;
-        let pairs = if globals.cert.is_empty() && globals.key.is_empty() {
+        let variable = |variable| environment.value(variable).map(PathBuf::from);
+        let pairs = if !(globals.cert.is_empty() && globals.key.is_empty()) {
+            pairs(&globals.cert, &globals.key)?
+        } else if !file.identity.is_empty() {
             let pair = |pair: FilePair| PairSource::files(pair.cert, pair.key);
             file.identity.into_iter().map(pair).collect()
         } else {
-            pairs(&globals.cert, &globals.key)?
+            let of = |name| Vec::from_iter(variable(name));
+            pairs(&of(CERT), &of(KEY))?
         };
         if pairs.is_empty() {
             bail!(Fault::new("a server needs a certificate: --cert FILE --key FILE").with_hint(
@@ -141,7 +151,7 @@ impl Settings {
                  certificates",
             ));
         }
-        let Some(ca) = globals.ca.clone().or(file.ca) else {
+        let Some(ca) = globals.ca.clone().or(file.ca).or_else(|| variable(CA)) else {
             bail!(
                 Fault::new("a server needs the CA of its clients: --ca FILE")
                     .with_hint("it is the `ca.crt` that `legatus pki init` made")
@@ -300,5 +310,35 @@ fn default_state() -> Result<PathBuf> {
     match state.filter(|path| path.is_absolute()).or_else(home) {
         Some(folder) => Ok(folder.join("legatus")),
         None => bail!("no HOME, so that there is no default for --state-dir"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_takes_its_certificate_from_the_environment_unless_it_is_told_another() {
+        let environment = Environment::fixed([(CERT, "e.crt"), (KEY, "e.key"), (CA, "ca.crt")]);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("server.toml");
+        std::fs::write(&file, "").unwrap();
+        let mut globals = Globals {
+            config: Some(file.clone()),
+            ..Globals::default()
+        };
+        let told = |globals: &Globals| {
+            let flags = ServeArguments::default();
+            let settings = Settings::gather(flags, globals, &environment).unwrap();
+            format!("{:?} {:?}", settings.pairs, settings.ca)
+        };
+        let from_environment = told(&globals);
+        assert!(from_environment.contains("e.crt"), "{from_environment}");
+        assert!(from_environment.contains("ca.crt"), "{from_environment}");
+        let identity = "[[identity]]\ncert = \"f.crt\"\nkey = \"f.key\"\n";
+        std::fs::write(&file, identity).unwrap();
+        assert!(told(&globals).contains("f.crt"));
+        (globals.cert, globals.key) = (vec!["g.crt".into()], vec!["g.key".into()]);
+        assert!(told(&globals).contains("g.crt"));
     }
 }
