@@ -137,7 +137,7 @@ impl Places {
         let name = found
             .path
             .strip_prefix(&staged.canonical)
-            .unwrap_or(Path::new(""));
+            .unwrap_or_else(|_| Path::new(""));
         Ok(Listed {
             source: target.join(name),
             ..listed.clone()

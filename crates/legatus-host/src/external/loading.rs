@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use legatus_core::Origin;
 
+use super::artefact::Artefact;
 use super::catalogue::{CatalogueSettings, Entry, Listed, State, name_of};
 use super::child::{ChildModule, ChildSettings, Form, HostCommand};
 use super::description::Description;
@@ -20,8 +21,9 @@ use super::module::External;
 #[cfg(feature = "wasm")]
 use super::runner::AsUser;
 use super::runner::Runner;
-use super::signature::{self, FILE_BYTES};
-use super::store::{Cache, Stamp, digest, read_limited};
+use super::runtime::in_runtime;
+use super::signature;
+use super::store::Cache;
 #[cfg(feature = "wasm")]
 use super::wasm::{Engines, WasmModule, World};
 
@@ -63,27 +65,6 @@ impl From<Failure> for Refusal {
     }
 }
 
-/// An artefact that was read, or is known from before.
-struct Artefact<'a> {
-    path: &'a Path,
-    digest: String,
-    /// What is in it, unless it was not needed yet.
-    bytes: Option<Vec<u8>>,
-}
-
-impl Artefact<'_> {
-    fn bytes(&mut self) -> Result<&[u8], Failure> {
-        if self.bytes.is_none() {
-            let (bytes, _) = read(self.path)?;
-            if digest(&bytes) != self.digest {
-                return Err(Failure::Unfit("it changed while it was loaded".to_owned()));
-            }
-            self.bytes = Some(bytes);
-        }
-        Ok(self.bytes.as_deref().unwrap_or_default())
-    }
-}
-
 impl Loader {
     pub(crate) fn new(settings: CatalogueSettings, cache: Arc<Cache>) -> Self {
         Self {
@@ -108,7 +89,7 @@ impl Loader {
             return Err(Refusal::Broken(problem.clone()));
         }
         let signed_by = self.signer(found)?;
-        let mut artefact = self.artefact(&found.path)?;
+        let mut artefact = Artefact::of(&found.path, &self.cache)?;
         if let Some(expected) = found.manifest.as_ref().and_then(|one| one.digest.as_ref())
             && !expected.eq_ignore_ascii_case(&artefact.digest)
         {
@@ -192,27 +173,6 @@ impl Loader {
             )),
             _ => Ok(None),
         }
-    }
-
-    fn artefact<'a>(&self, path: &'a Path) -> Result<Artefact<'a>, Failure> {
-        let metadata = std::fs::symlink_metadata(path);
-        let stamp = metadata.as_ref().map(Stamp::from);
-        let known = stamp.ok().and_then(|stamp| self.cache.known(path, &stamp));
-        if let Some(digest) = known {
-            return Ok(Artefact {
-                path,
-                digest,
-                bytes: None,
-            });
-        }
-        let (bytes, metadata) = read(path)?;
-        let digest = digest(&bytes);
-        self.cache.remember(path, Stamp::from(&metadata), &digest);
-        Ok(Artefact {
-            path,
-            digest,
-            bytes: Some(bytes),
-        })
     }
 
     /// What runs the artefact, and what it tells about itself.
@@ -386,10 +346,6 @@ impl Loader {
     }
 }
 
-fn read(path: &Path) -> Result<(Vec<u8>, std::fs::Metadata), Failure> {
-    read_limited(path, FILE_BYTES).map_err(|error| Failure::Unfit(error.to_string()))
-}
-
 /// What a file without a manifest is, judged by its first bytes.
 fn bare_kind(bytes: &[u8]) -> Result<ModuleKind, Refusal> {
     match bytes {
@@ -424,24 +380,4 @@ fn plain(path: &Path) -> Description {
         commander: true,
         ..Description::default()
     }
-}
-
-/// Runs what describes a module, on a thread of its own: the caller may be inside a runtime.
-fn in_runtime<T: Send>(
-    work: impl Future<Output = Result<T, Failure>> + Send,
-) -> Result<T, Failure> {
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let runtime = runtime.map_err(|error| Failure::Host(error.to_string()))?;
-            let done = runtime.block_on(work);
-            // What was started for it is gone.
-            runtime.block_on(tokio::task::yield_now());
-            done
-        });
-        let panicked = |_| Failure::Host("describing it panicked".to_owned());
-        running.join().map_err(panicked)?
-    })
 }

@@ -6,6 +6,7 @@
 //! child process of its own ([`module_host_main`]). The contract has four spellings: the traits of
 //! `legatus-core`, `wit/`, `include/legatus_module.h`, and the frames of `child::protocol`.
 
+mod artefact;
 mod asks;
 mod catalogue;
 pub(crate) mod child;
@@ -23,6 +24,7 @@ mod log;
 mod manifest;
 mod module;
 mod runner;
+mod runtime;
 mod signature;
 mod store;
 #[cfg(test)]

@@ -37,6 +37,24 @@ pub(crate) async fn a_guest_without_files_is_told_so_and_the_log_too() {
     );
 }
 
+pub(crate) async fn what_a_library_asks_for_in_vain_is_in_the_log() {
+    let kit = Kit::new();
+    let compiled = kit.outside("compiled").join("hostile.so");
+    guests::library(&crate::hostile_native::source(), &compiled);
+    let library = fs::read(&compiled).unwrap();
+    let wants = "[grants]\nread = ['/etc/passwd']\nrun = true\n";
+    kit.put_with_manifest("hostile", &library, "native", wants);
+    let module = kit.module("hostile");
+    let lines = log_lines(async {
+        let (output, _) = call(&module, &["passwd"], b"").await;
+        assert_eq!(output, b"Permission denied");
+    });
+    let lines = lines.await;
+    for what in ["`read /etc/passwd`", "`run programs`"] {
+        assert!(lines.iter().any(|line| line.contains(what)), "{lines:?}");
+    }
+}
+
 pub(crate) async fn what_lies_beside_a_granted_folder_is_denied_as_well() {
     let mut kit = Kit::new();
     let folder = kit.outside("granted");

@@ -75,6 +75,7 @@ fn trials() -> Vec<Trial> {
         hostile_native::what_was_granted_can_be_reached,
         hostile_native::floods_and_garbage_hurt_nobody,
         denied::a_guest_without_files_is_told_so_and_the_log_too,
+        denied::what_a_library_asks_for_in_vain_is_in_the_log,
         denied::what_lies_beside_a_granted_folder_is_denied_as_well,
         install::what_arrives_takes_its_place_and_can_be_called,
         install::what_cannot_be_used_leaves_everything_as_it_was,

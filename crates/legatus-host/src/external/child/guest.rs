@@ -40,7 +40,7 @@ const AHEAD: u32 = 4;
 const LINES: usize = 1024;
 
 /// Runs the guest that `start` names, for the one call that the host asks for.
-pub(super) fn run(socket: &mut StdUnixStream, start: Start) -> Result<ExitCode, String> {
+pub(super) fn run(socket: &StdUnixStream, start: Start) -> Result<ExitCode, String> {
     let mut module = prepare(&start)?;
     module.limits = Limits {
         memory: start.rules.memory,

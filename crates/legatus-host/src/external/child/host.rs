@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tracing::Level;
 
 use super::conversation::{Conversation, Ended};
-use super::process::{ChildSettings, died};
+use super::process::{ChildSettings, Form, died};
 use super::protocol::{
     Descriptions, Done, Execute, Frame, FrameError, Given, Kind, PROTOCOL, Send,
 };
@@ -60,6 +60,16 @@ impl ChildModule {
         let frame = frame
             .map_err(|_| Failure::Limit(format!("{DESCRIBE_WITHIN:?} for describing itself")))??;
         described(&frame)
+    }
+
+    /// Tells what native code asks for and was not granted: the kernel, which denies it, tells nobody.
+    /// Components tell when they look for it.
+    fn tell_of_missing(&self, log: &CallLog) {
+        if matches!(self.settings.form, Form::Library | Form::Executable) {
+            for what in self.settings.denied.iter() {
+                log.line(Level::WARN, &format!("denied: `{what}` is not granted"));
+            }
+        }
     }
 
     async fn converse(
@@ -125,6 +135,7 @@ impl Runner for ChildModule {
         Box::pin(async move {
             let user = self.settings.users.of(call.peer().identity());
             let user = user.map_err(|fault| Failure::Host(fault.to_string()))?;
+            self.tell_of_missing(&log);
             let arguments = call.request.arguments.iter();
             let asked = Execute {
                 module: module.to_owned(),

@@ -19,6 +19,10 @@ const LANDLOCK: ABI = ABI::V6;
 /// Descriptors that a module may have open.
 const DESCRIPTORS: u64 = 256;
 
+/// Processes and threads of the module's user, all together: a module that multiplies without end
+/// stops there (root does not).
+const PROCESSES: u64 = 4096;
+
 /// What every program needs to start: libraries, interpreters, and what they look at.
 const SYSTEM: [&str; 16] = [
     "/usr",
@@ -80,6 +84,7 @@ impl Rules {
             self.cpu_seconds.saturating_add(1),
         )?;
         limit(Resource::Nofile, DESCRIPTORS, DESCRIPTORS)?;
+        limit(Resource::Nproc, PROCESSES, PROCESSES)?;
         limit(Resource::Core, 0, 0)?;
         self.guard(artefact, executes).map_err(io::Error::other)
     }

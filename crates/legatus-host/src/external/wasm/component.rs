@@ -8,16 +8,15 @@ use std::time::Duration;
 use legatus_core::{BoxFuture, Call, Channel, Outcome};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
-use wasmtime::component::{InstancePre, ResourceTable};
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 
-use super::bindings::exports::legatus::module::{commander, descriptions, sender};
 use super::command::{ChannelInput, ChannelOutput};
 use super::conversions::{given, told_call};
 use super::denials::Folders;
-use super::engine::{Compiled, Engine, Engines, Running};
-use super::failures::{does_not_fit, explain, no_export, not_as_told, other_contract};
+use super::engine::{Engine, Engines, Running};
+use super::failures::{explain, no_export, not_as_told, other_contract};
+use super::prepared::Prepared;
 use super::state::{Ceiling, State, Talk};
 use super::surroundings;
 use crate::external::description::{Description, MODULES};
@@ -71,34 +70,6 @@ enum Code {
     },
     /// Another process of this program, which has looked at all of that. An empty folder.
     Given(PathBuf),
-}
-
-/// A component that can be instantiated, with what is looked up once.
-pub(crate) struct Prepared {
-    component: InstancePre<State>,
-    descriptions: Option<descriptions::GuestIndices>,
-    commander: Option<commander::GuestIndices>,
-    sender: Option<sender::GuestIndices>,
-    command: Option<CommandPre<State>>,
-    /// Whether it asks for files at all.
-    has_files: bool,
-}
-
-impl Prepared {
-    fn new(engine: &Engine, compiled: &Compiled) -> Result<Self, Failure> {
-        let component = engine.linker().instantiate_pre(&compiled.0);
-        let component = component.map_err(|error| does_not_fit(engine, &compiled.0, &error))?;
-        let kind = compiled.0.component_type();
-        let mut imports = kind.imports(engine.wasmtime());
-        Ok(Self {
-            descriptions: descriptions::GuestIndices::new(&component).ok(),
-            commander: commander::GuestIndices::new(&component).ok(),
-            sender: sender::GuestIndices::new(&component).ok(),
-            command: CommandPre::new(component.clone()).ok(),
-            has_files: imports.any(|(name, _)| name.starts_with("wasi:filesystem/")),
-            component,
-        })
-    }
 }
 
 impl WasmModule {

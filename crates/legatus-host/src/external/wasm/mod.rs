@@ -8,6 +8,7 @@ mod denials;
 mod engine;
 mod failures;
 mod functions;
+mod prepared;
 mod state;
 mod surroundings;
 

@@ -52,7 +52,7 @@ fn pack(file: &Path) -> Result<(Parcel, Vec<Vec<u8>>)> {
         (file.to_owned(), files_to_install(file)?)
     } else {
         let name = PathBuf::from(file.file_name().unwrap_or_default());
-        let folder = file.parent().unwrap_or(Path::new(""));
+        let folder = file.parent().unwrap_or_else(|| Path::new(""));
         (folder.to_owned(), vec![name])
     };
     let mut parcel = Parcel::default();
