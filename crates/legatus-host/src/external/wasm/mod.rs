@@ -5,6 +5,7 @@ mod command;
 mod component;
 mod conversions;
 mod denials;
+mod describing;
 mod engine;
 mod failures;
 mod functions;
