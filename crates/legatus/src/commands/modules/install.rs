@@ -26,8 +26,8 @@ pub(super) fn run(file: &Path, host: &Host, context: &Context<'_>) -> Result<Exi
         let sent = send(host, connector, name, &parcel, &contents).await;
         match sent {
             Ok((outcome, Some(told))) if outcome == Outcome::SUCCESS => {
-                let line = format!("installed {} {} ({})\n", told.name, told.version, told.kind);
-                match console::print(printable(&line).as_bytes()) {
+                let line = format!("installed {} {} ({})", told.name, told.version, told.kind);
+                match console::print(format!("{}\n", printable(&line)).as_bytes()) {
                     Ok(()) => Outcome::SUCCESS,
                     Err(error) => Outcome::Failed(Fault::new(error.to_string())),
                 }
