@@ -147,6 +147,53 @@ runs_as_the_user_of_calls() {
     expect_err 'Permission denied'
 }
 
+runs_as_one_user_for_each_identity() {
+    need_root
+    local run_as=()
+    {
+        cat "$work/server.toml"
+        printf '[[user]]\nidentity = "alice"\nuser = "nobody"\n'
+    } >"$work/users.toml"
+    start_server --config "$work/users.toml"
+    run call tail "$host" --lines 1 /usr/lib/os-release
+    expect_status 0
+    printf 'for root only\n' >"/var/log/legatus-root.$$"
+    chmod 600 "/var/log/legatus-root.$$"
+    run call tail "$host" "/var/log/legatus-root.$$"
+    rm -f "/var/log/legatus-root.$$"
+    expect_status 255
+    expect_err 'Permission denied'
+    sed -i 's/"alice"/"somebody"/' "$work/users.toml"
+    start_server --config "$work/users.toml"
+    run call tail "$host" --lines 1 /usr/lib/os-release
+    expect_status 255
+    expect_err 'no user of the server.s system belongs to .alice'
+}
+
+are_installed_where_that_is_allowed() {
+    start_server --config "$work/server.toml"
+    run call modules install "$there/tail" "$host"
+    expect_status 255
+    expect_err 'install-module'
+    mkdir "$work/installed"
+    sed "s|^dir = .*|dir = [\"$work/installed\"]\ninstall-dir = \"$work/installed\"|" "$work/server.toml" >"$work/install.toml"
+    start_server --config "$work/install.toml"
+    run call modules install "$there/tail" "$host"
+    expect_status 0
+    expect_out 'installed examples/tail 1.0.0 (native)'
+    run call tail "$host" --lines 1 /usr/lib/os-release
+    expect_status 0
+    mkdir "$work/installed/broken"
+    printf '\0asm nonsense' >"$work/installed/broken/broken.wasm"
+    listed_as_broken() { legatus modules list "$host" | grep -Eq '^local/broken .* broken .*no WebAssembly component'; }
+    await 10 "the broken one is listed" listed_as_broken
+    run legatus modules list "$host"
+    grep -Eq '^examples/tail +1\.0\.0 +native +server +read +ready' "$out" || fail "the installed one is not listed"
+    run call modules install "$work/installed/broken/broken.wasm" "$host"
+    expect_status 255
+    expect_err 'no WebAssembly component'
+}
+
 dies_with_its_call_and_leaves_nothing() {
     with_modules
     local count=40 i
@@ -221,6 +268,8 @@ check modules_reach_only_what_was_granted what_was_not_granted_is_denied
 check modules_probe_from_the_server probes_from_the_server
 check modules_change_while_the_server_runs changes_while_the_server_runs
 check modules_run_as_the_user_of_calls runs_as_the_user_of_calls
+check modules_run_as_one_user_for_each_identity runs_as_one_user_for_each_identity
+check modules_are_installed_where_that_is_allowed are_installed_where_that_is_allowed
 check modules_die_with_their_call dies_with_its_call_and_leaves_nothing
 check modules_made_by_new_pass_their_test projects_build_and_pass_their_own_test
 check modules_are_signed_where_that_is_asked_for signatures_are_asked_for

@@ -44,7 +44,7 @@ class Figure:
 class Recipe:
     """A recipe's run. Use as a context manager, then exit with `status()`."""
 
-    def __init__(self, name, description, rounds, smoke_rounds=1):
+    def __init__(self, name, description, rounds, smoke_rounds=1, options=None):
         self.name = name
         self.figures = []
         self._stack = contextlib.ExitStack()
@@ -58,6 +58,8 @@ class Recipe:
         option("--rounds", type=int, help=f"runs of each contender (default: {rounds})")
         option("--smoke", action="store_true", help="tiny; proves the recipe, judges nothing")
         option("--json", metavar="FILE", help="append the figures with all values to FILE")
+        if options is not None:
+            options(option)
         self._rounds = (rounds, smoke_rounds)
 
     def __enter__(self):

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use legatus_core::{Fault, Pattern};
+use legatus_core::Fault;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::process::{Child, Command};
 
 use crate::SessionFolder;
 use crate::messages::{Account, RunAs, Start};
-use crate::user::User;
+use crate::user::{User, Users};
 
 /// Messages up to so many bytes travel through the socket, longer ones through shared memory:
 /// below, the copies cost less than the announcements and releases of slots do (decision record
@@ -29,10 +29,8 @@ pub struct Launcher {
     pub executable: PathBuf,
     /// Arguments with which the program calls [`holder_main`](crate::holder_main).
     pub arguments: Vec<OsString>,
-    /// The user that holders become before they do anything; without one they stay the server's.
-    pub run_as: Option<User>,
-    /// The users of identities, the first that fits; no user, no call. Goes before `run_as`.
-    pub users: Option<Vec<(Pattern, User)>>,
+    /// The users that holders become before they do anything.
+    pub users: Users,
     /// The variables that callers may set, as patterns of names; `None`: any.
     pub variables: Option<Vec<String>>,
     /// Messages up to so many bytes travel through the socket, longer ones through shared memory.
@@ -52,8 +50,7 @@ impl Launcher {
         Self {
             executable: "/proc/self/exe".into(),
             arguments: arguments.into_iter().map(Into::into).collect(),
-            run_as: None,
-            users: None,
+            users: Users::default(),
             variables: None,
             inline_bytes: DEFAULT_INLINE_BYTES,
             environment: Vec::new(),
@@ -93,7 +90,7 @@ impl Launcher {
     /// Holders become this user.
     #[must_use]
     pub fn with_user(mut self, user: User) -> Self {
-        self.run_as = Some(user);
+        self.users.run_as = Some(user);
         self
     }
 
@@ -102,17 +99,7 @@ impl Launcher {
     /// # Errors
     /// When the identity has none.
     pub(crate) fn user_of(&self, identity: &str) -> Result<Option<&User>, Fault> {
-        let Some(users) = &self.users else {
-            return Ok(self.run_as.as_ref());
-        };
-        let fits = |(pattern, _): &&(Pattern, User)| pattern.matches(identity);
-        match users.iter().find(fits) {
-            Some((_, user)) => Ok(Some(user)),
-            None => Err(Fault::new(format!(
-                "no user of the server's system belongs to `{identity}`"
-            ))
-            .with_hint("[[user]] in the server's configuration says which does")),
-        }
+        self.users.of(identity)
     }
 
     /// Starts a holder with its ends of the two sockets as standard input and output. Nothing here

@@ -25,4 +25,4 @@ pub use holder::holder_main;
 pub use isolated::{isolate, isolate_all};
 pub use launcher::{DEFAULT_INLINE_BYTES, Launcher};
 pub use sessions::SessionFolder;
-pub use user::{User, UserError, UserLimits};
+pub use user::{User, UserError, UserLimits, Users};

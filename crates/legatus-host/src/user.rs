@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use legatus_core::{Fault, Pattern};
 use nix::unistd::{self, Gid, Uid};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -106,6 +107,21 @@ impl User {
         })
     }
 
+    /// The user `nobody`, or one of its traditional number where there is none of that name.
+    fn without_rights() -> Self {
+        /// What the kernel shows in the place of users that it cannot show (overflowuid).
+        const NOBODY: u32 = 65534;
+        Self::named("nobody").unwrap_or_else(|_| Self {
+            name: "nobody".to_owned(),
+            uid: NOBODY,
+            gid: NOBODY,
+            groups: vec![NOBODY],
+            home: "/".into(),
+            shell: "/bin/false".into(),
+            limits: UserLimits::default(),
+        })
+    }
+
     /// The same with these supplementary groups, by name, instead of those of the group database.
     ///
     /// # Errors
@@ -122,6 +138,53 @@ impl User {
             self.groups.push(group.gid.as_raw());
         }
         Ok(self)
+    }
+}
+
+/// As whom calls run: one user for all of them, or one for each identity.
+#[derive(Clone, Debug, Default)]
+pub struct Users {
+    /// The user of all calls; without one they have the server's own rights.
+    pub run_as: Option<User>,
+    /// The users of identities, the first that fits; no user, no call. Goes before `run_as`.
+    pub mapped: Option<Vec<(Pattern, User)>>,
+}
+
+impl Users {
+    /// The user as whom an identity's calls run; `Ok(None)`: the server's own.
+    ///
+    /// # Errors
+    /// When the identity has none.
+    pub fn of(&self, identity: &str) -> Result<Option<&User>, Fault> {
+        let Some(mapped) = &self.mapped else {
+            return Ok(self.run_as.as_ref());
+        };
+        let mut fitting = mapped
+            .iter()
+            .filter(|(pattern, _)| pattern.matches(identity));
+        match fitting.next() {
+            Some((_, user)) => Ok(Some(user)),
+            None => Err(Fault::new(format!(
+                "no user of the server's system belongs to `{identity}`"
+            ))
+            .with_hint("[[user]] in the server's configuration says which does")),
+        }
+    }
+
+    /// Whether calls run as another user than the server does.
+    pub(crate) fn are_others(&self) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        let run_as = self.run_as.as_ref();
+        self.mapped.is_some() || run_as.is_some_and(|user| user.uid != own)
+    }
+
+    /// As whom a module tells what it is, before anybody calls it: where each identity has a user of
+    /// its own, as one without rights.
+    pub(crate) fn for_describing(&self) -> Option<User> {
+        match &self.mapped {
+            None => self.run_as.clone(),
+            Some(_) => Some(User::without_rights()),
+        }
     }
 }
 
@@ -231,6 +294,26 @@ mod tests {
             let error = User::named(name).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn an_identity_without_a_user_has_no_call_and_the_first_that_fits_decides() {
+        let user = |name: &str| User {
+            name: name.to_owned(),
+            ..User::without_rights()
+        };
+        let users = Users {
+            run_as: Some(user("never")),
+            mapped: Some(vec![
+                (Pattern::new("ops-*"), user("first")),
+                (Pattern::new("*-ann"), user("second")),
+            ]),
+        };
+        let name = |identity: &str| users.of(identity).map(|user| user.unwrap().name.clone());
+        assert_eq!(name("ops-ann"), Ok("first".into()));
+        assert_eq!(name("dev-ann"), Ok("second".into()));
+        assert!(name("eve").unwrap_err().to_string().contains("`eve`"));
+        assert_eq!(Users::default().of("eve"), Ok(None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use legatus_core::{Module as _, Registry};
 use thiserror::Error;
+use tokio::sync::{Notify, watch};
 
 use super::description::Description;
 use super::discovery::{self, Found};
@@ -16,7 +17,7 @@ use super::loading::Loader;
 use super::manifest::ModuleKind;
 use super::module::External;
 use super::store::{Cache, CacheError, Stamp};
-use crate::user::User;
+use crate::user::Users;
 
 /// Where modules come from, and what they may do.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +40,8 @@ pub struct CatalogueSettings {
     pub cache: PathBuf,
     /// The environment, of which modules get what is granted.
     pub environment: Vec<(String, String)>,
-    /// The user that module hosts become.
-    pub run_as: Option<User>,
+    /// The users that calls run as.
+    pub users: Users,
     /// The program that is a module host with `host_arguments`.
     pub host_executable: PathBuf,
     /// Arguments with which the program calls
@@ -107,6 +108,10 @@ pub struct Catalogue {
     settings: CatalogueSettings,
     loader: Loader,
     entries: Mutex<BTreeMap<PathBuf, Entry>>,
+    /// Somebody does not want to wait for the next look.
+    impatience: Notify,
+    /// Counts the looks whose findings are in force.
+    looks: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for Catalogue {
@@ -128,6 +133,8 @@ impl Catalogue {
             loader: Loader::new(settings.clone(), cache),
             settings,
             entries: Mutex::default(),
+            impatience: Notify::new(),
+            looks: watch::Sender::new(0),
         })
     }
 
@@ -154,6 +161,40 @@ impl Catalogue {
             *self.entries() = after;
         }
         changed
+    }
+
+    /// Has whoever looks for changes look now.
+    pub(crate) fn look_now(&self) {
+        self.impatience.notify_one();
+    }
+
+    /// Waits until somebody wants a look now.
+    pub async fn wanted(&self) {
+        self.impatience.notified().await;
+    }
+
+    /// Says that what the last look has found is in force.
+    pub fn in_force(&self) {
+        self.looks.send_modify(|count| *count += 1);
+    }
+
+    pub(crate) fn looked(&self) -> watch::Receiver<u64> {
+        self.looks.subscribe()
+    }
+
+    /// Whether modules are looked for in this folder.
+    pub fn searches(&self, folder: &Path) -> bool {
+        let mut folders = self.settings.folders.iter();
+        folders.any(|one| one.canonicalize().is_ok_and(|one| folder.starts_with(one)))
+    }
+
+    pub(crate) fn extensions(&self) -> &[String] {
+        &self.settings.extensions
+    }
+
+    /// Loads something that is not, or not yet, in one of the folders.
+    pub(crate) fn load_aside(&self, found: &Found) -> Entry {
+        self.loader.load(found)
     }
 
     fn load(&self, found: &Found) -> Entry {

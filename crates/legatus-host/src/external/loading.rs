@@ -1,23 +1,29 @@
 //! From something found to modules that can be called: digest, signature, code, description.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use legatus_core::Origin;
 
+use super::artefact::Artefact;
 use super::catalogue::{CatalogueSettings, Entry, Listed, State, name_of};
-use super::child::{ChildModule, ChildSettings, HostCommand};
+use super::child::{ChildModule, ChildSettings, Form, HostCommand};
 use super::description::Description;
 #[cfg(feature = "wasm")]
 use super::description::{Described, Kind, Value, is_name};
 use super::discovery::{Found, SIGNATURE};
 use super::fault::Failure;
 use super::grants::Grants;
+#[cfg(feature = "wasm")]
+use super::manifest::Manifest;
 use super::manifest::{HalfName, Limits, ModuleKind};
 use super::module::External;
+#[cfg(feature = "wasm")]
+use super::runner::AsUser;
 use super::runner::Runner;
-use super::signature::{self, FILE_BYTES};
-use super::store::{Cache, Stamp, digest, read_limited};
+use super::runtime::in_runtime;
+use super::signature;
+use super::store::Cache;
 #[cfg(feature = "wasm")]
 use super::wasm::{Engines, WasmModule, World};
 
@@ -32,6 +38,21 @@ pub(crate) struct Loader {
 /// What runs an artefact, and what it tells about itself.
 type Loaded = (ModuleKind, Arc<dyn Runner>, Vec<Description>);
 
+/// What is known of a module before its artefact is looked at.
+struct About<'a> {
+    qualified: &'a str,
+    wants: &'a Grants,
+    has: &'a Grants,
+    limits: Limits,
+}
+
+impl About<'_> {
+    /// What it asks for and does not have.
+    fn denied(&self) -> Arc<[String]> {
+        self.wants.missing(self.has).into()
+    }
+}
+
 /// Why there is no module.
 enum Refusal {
     Off(String),
@@ -41,27 +62,6 @@ enum Refusal {
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         Self::Broken(failure.to_string())
-    }
-}
-
-/// An artefact that was read, or is known from before.
-struct Artefact<'a> {
-    path: &'a Path,
-    digest: String,
-    /// What is in it, unless it was not needed yet.
-    bytes: Option<Vec<u8>>,
-}
-
-impl Artefact<'_> {
-    fn bytes(&mut self) -> Result<&[u8], Failure> {
-        if self.bytes.is_none() {
-            let (bytes, _) = read(self.path)?;
-            if digest(&bytes) != self.digest {
-                return Err(Failure::Unfit("it changed while it was loaded".to_owned()));
-            }
-            self.bytes = Some(bytes);
-        }
-        Ok(self.bytes.as_deref().unwrap_or_default())
     }
 }
 
@@ -89,7 +89,7 @@ impl Loader {
             return Err(Refusal::Broken(problem.clone()));
         }
         let signed_by = self.signer(found)?;
-        let mut artefact = self.artefact(&found.path)?;
+        let mut artefact = Artefact::of(&found.path, &self.cache)?;
         if let Some(expected) = found.manifest.as_ref().and_then(|one| one.digest.as_ref())
             && !expected.eq_ignore_ascii_case(&artefact.digest)
         {
@@ -121,7 +121,13 @@ impl Loader {
             .unwrap_or_default();
         let limits = manifest.map_or(Limits::DEFAULT, |manifest| manifest.limits());
         let digest = artefact.digest.clone();
-        let (kind, runner, described) = self.runner(kind, found, &mut artefact, &has, limits)?;
+        let about = About {
+            qualified: &name,
+            wants: &wants,
+            has: &has,
+            limits,
+        };
+        let (kind, runner, described) = self.runner(kind, found, &mut artefact, &about)?;
         let described = self.checked(found, described)?;
         let vendor = name.split('/').next().unwrap_or_default().to_owned();
         let modules = described.iter().map(|one| {
@@ -130,7 +136,8 @@ impl Loader {
                 kind: kind.name(),
                 travelling: travels.then(|| digest.clone()),
             };
-            let module = External::new(&vendor, one, Arc::clone(&runner), limits, origin);
+            let users = self.settings.users.clone();
+            let module = External::new(&vendor, one, Arc::clone(&runner), limits, origin, users);
             (vendor.clone(), Arc::new(module))
         });
         let common = Listed {
@@ -168,38 +175,16 @@ impl Loader {
         }
     }
 
-    fn artefact<'a>(&self, path: &'a Path) -> Result<Artefact<'a>, Failure> {
-        let metadata = std::fs::symlink_metadata(path);
-        let stamp = metadata.as_ref().map(Stamp::from);
-        let known = stamp.ok().and_then(|stamp| self.cache.known(path, &stamp));
-        if let Some(digest) = known {
-            return Ok(Artefact {
-                path,
-                digest,
-                bytes: None,
-            });
-        }
-        let (bytes, metadata) = read(path)?;
-        let digest = digest(&bytes);
-        self.cache.remember(path, Stamp::from(&metadata), &digest);
-        Ok(Artefact {
-            path,
-            digest,
-            bytes: Some(bytes),
-        })
-    }
-
     /// What runs the artefact, and what it tells about itself.
     fn runner(
         &self,
         kind: ModuleKind,
         found: &Found,
         artefact: &mut Artefact<'_>,
-        has: &Grants,
-        limits: Limits,
+        about: &About<'_>,
     ) -> Result<Loaded, Refusal> {
         if !kind.is_native() {
-            return self.wasm(found, artefact, has, limits);
+            return self.wasm(found, artefact, about);
         }
         let copy = match self.cache.copied(&artefact.digest) {
             Some(copy) => copy,
@@ -208,21 +193,11 @@ impl Loader {
                 self.cache.copy(&digest, artefact.bytes()?)?
             }
         };
-        let child = ChildModule {
-            settings: ChildSettings {
-                command: HostCommand {
-                    executable: self.settings.host_executable.clone(),
-                    arguments: self.settings.host_arguments.clone(),
-                },
-                library: kind == ModuleKind::Native,
-                artefact: copy,
-                folder: found.folder.clone(),
-                limits,
-                grants: has.clone(),
-                environment: self.settings.environment.clone(),
-                run_as: self.settings.run_as.clone(),
-            },
+        let form = match kind {
+            ModuleKind::Executable => Form::Executable,
+            _ => Form::Library,
         };
+        let child = self.child(form, copy, found, about);
         let known = self.cache.description(&artefact.digest, kind.name());
         let described = match known {
             Some(known) => known,
@@ -241,30 +216,17 @@ impl Loader {
         &self,
         found: &Found,
         artefact: &mut Artefact<'_>,
-        has: &Grants,
-        limits: Limits,
+        about: &About<'_>,
     ) -> Result<Loaded, Refusal> {
-        let own = rustix::process::geteuid().as_raw();
-        let other_user = self
-            .settings
-            .run_as
-            .as_ref()
-            .is_some_and(|user| user.uid != own);
-        if has.has_files() && other_user {
-            return Err(Refusal::Off(
-                "files are granted to it, which it would touch in the rights of the server, not \
-                 of the user that calls run as"
-                    .to_owned(),
-            ));
-        }
         let mut module = WasmModule::new(
             Arc::clone(&self.engines),
             Arc::clone(&self.cache),
             artefact.digest.clone(),
             artefact.path.to_owned(),
         );
-        module.limits = limits;
-        module.grants = has.clone();
+        module.limits = about.limits;
+        module.grants = about.has.clone();
+        module.denied = about.denied();
         module.environment.clone_from(&self.settings.environment);
         let key = ModuleKind::Wasm.name();
         // A plain command has no description of its own, which is kept as an empty one.
@@ -282,14 +244,51 @@ impl Loader {
                 described
             }
         };
-        if !described.is_empty() {
-            return Ok((ModuleKind::Wasm, Arc::new(module), described));
-        }
-        let described = match &found.manifest {
-            Some(manifest) => manifest.description(),
-            None => plain(&found.path),
+        let (kind, described) = if described.is_empty() {
+            let plain = || plain(&found.path);
+            let told = found.manifest.as_ref().map(Manifest::description);
+            (ModuleKind::Command, vec![told.unwrap_or_else(plain)])
+        } else {
+            (ModuleKind::Wasm, described)
         };
-        Ok((ModuleKind::Command, Arc::new(module), vec![described]))
+        if !about.has.has_files() || !self.settings.users.are_others() {
+            return Ok((kind, Arc::new(module), described));
+        }
+        // Files are touched in the rights of the user that the call runs as.
+        module.component()?;
+        let compiled = module.compiled();
+        let elsewhere = self.child(Form::Component, compiled, found, about);
+        let runner = AsUser {
+            elsewhere,
+            here: module,
+        };
+        Ok((kind, Arc::new(runner), described))
+    }
+
+    fn child(
+        &self,
+        form: Form,
+        artefact: PathBuf,
+        found: &Found,
+        about: &About<'_>,
+    ) -> ChildModule {
+        ChildModule {
+            settings: ChildSettings {
+                command: HostCommand {
+                    executable: self.settings.host_executable.clone(),
+                    arguments: self.settings.host_arguments.clone(),
+                },
+                qualified: about.qualified.to_owned(),
+                form,
+                artefact,
+                folder: found.folder.clone(),
+                limits: about.limits,
+                grants: about.has.clone(),
+                denied: about.denied(),
+                environment: self.settings.environment.clone(),
+                users: self.settings.users.clone(),
+            },
+        }
     }
 
     #[cfg(not(feature = "wasm"))]
@@ -298,8 +297,7 @@ impl Loader {
         &self,
         _found: &Found,
         _artefact: &mut Artefact<'_>,
-        _has: &Grants,
-        _limits: Limits,
+        _about: &About<'_>,
     ) -> Result<Loaded, Refusal> {
         Err(Refusal::Off(
             "this program was built without WebAssembly".to_owned(),
@@ -348,10 +346,6 @@ impl Loader {
     }
 }
 
-fn read(path: &Path) -> Result<(Vec<u8>, std::fs::Metadata), Failure> {
-    read_limited(path, FILE_BYTES).map_err(|error| Failure::Unfit(error.to_string()))
-}
-
 /// What a file without a manifest is, judged by its first bytes.
 fn bare_kind(bytes: &[u8]) -> Result<ModuleKind, Refusal> {
     match bytes {
@@ -386,24 +380,4 @@ fn plain(path: &Path) -> Description {
         commander: true,
         ..Description::default()
     }
-}
-
-/// Runs what describes a module, on a thread of its own: the caller may be inside a runtime.
-fn in_runtime<T: Send>(
-    work: impl Future<Output = Result<T, Failure>> + Send,
-) -> Result<T, Failure> {
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let runtime = runtime.map_err(|error| Failure::Host(error.to_string()))?;
-            let done = runtime.block_on(work);
-            // What was started for it is gone.
-            runtime.block_on(tokio::task::yield_now());
-            done
-        });
-        let panicked = |_| Failure::Host("describing it panicked".to_owned());
-        running.join().map_err(panicked)?
-    })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tokio::sync::mpsc;
 use tracing::{Level, Span};
 
 /// Bytes of one line, at most.
@@ -14,6 +15,8 @@ pub(crate) struct CallLog {
     module: Arc<str>,
     span: Span,
     left: Arc<AtomicU32>,
+    /// Where lines go instead: to the process that logs them.
+    elsewhere: Option<mpsc::Sender<(Level, String)>>,
 }
 
 impl CallLog {
@@ -22,6 +25,16 @@ impl CallLog {
             module: module.into(),
             span,
             left: Arc::new(AtomicU32::new(lines)),
+            elsewhere: None,
+        }
+    }
+
+    /// The log of a call that another process keeps. What it does not take in time is lost.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn kept_elsewhere(lines: u32, to: mpsc::Sender<(Level, String)>) -> Self {
+        Self {
+            elsewhere: Some(to),
+            ..Self::new("", Span::none(), lines)
         }
     }
 
@@ -35,6 +48,10 @@ impl CallLog {
             return;
         };
         let text = cut(text);
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.try_send((level, text)).ok();
+            return;
+        }
         let module = &*self.module;
         let span = &self.span;
         match level {

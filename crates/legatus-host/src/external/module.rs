@@ -17,6 +17,7 @@ use super::generic;
 use super::log::CallLog;
 use super::manifest::Limits;
 use super::runner::{Runner, Sending};
+use crate::user::Users;
 
 /// Bytes of a call's summary in the audit; the server cuts it, too.
 const SUMMARY_BYTES: usize = 1 << 10;
@@ -31,6 +32,7 @@ pub(crate) struct External {
     runner: Arc<dyn Runner>,
     limits: Limits,
     origin: Origin,
+    users: Users,
     /// The calls that may run at the same time.
     places: Semaphore,
 }
@@ -42,6 +44,7 @@ impl External {
         runner: Arc<dyn Runner>,
         limits: Limits,
         origin: Origin,
+        users: Users,
     ) -> Self {
         Self {
             spec: description.spec(),
@@ -51,6 +54,7 @@ impl External {
             runner,
             limits,
             origin,
+            users,
             places: Semaphore::new(usize::try_from(limits.calls).unwrap_or(1)),
         }
     }
@@ -126,6 +130,9 @@ impl Commander for External {
 
     fn execute(&self, mut call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
         Box::pin(async move {
+            if let Err(fault) = self.users.of(call.peer().identity()) {
+                return Ok(Outcome::Denied(fault));
+            }
             let Ok(_place) = self.places.try_acquire() else {
                 let limit = Failure::Limit(format!("{} calls at the same time", self.limits.calls));
                 return Ok(Outcome::Unavailable(limit.fault(&self.qualified)));

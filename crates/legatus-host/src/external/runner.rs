@@ -39,6 +39,35 @@ pub(crate) trait Runner: Send + Sync {
     ) -> BoxFuture<'a, Result<Outcome, Failure>>;
 }
 
+/// WebAssembly whose server half runs in a process of its own, in the rights of the user that the
+/// call runs as.
+#[cfg(feature = "wasm")]
+pub(crate) struct AsUser {
+    pub(crate) elsewhere: super::child::ChildModule,
+    pub(crate) here: super::wasm::WasmModule,
+}
+
+#[cfg(feature = "wasm")]
+impl Runner for AsUser {
+    fn execute<'a>(
+        &'a self,
+        module: &'a str,
+        call: Call,
+        channel: Channel,
+        log: CallLog,
+    ) -> BoxFuture<'a, Result<Outcome, Failure>> {
+        self.elsewhere.execute(module, call, channel, log)
+    }
+
+    fn send<'a>(
+        &'a self,
+        module: &'a str,
+        sending: Sending,
+    ) -> BoxFuture<'a, Result<Outcome, Failure>> {
+        self.here.send(module, sending)
+    }
+}
+
 /// How long a half may clean up after its cancellation before it is ended.
 pub(crate) const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
 

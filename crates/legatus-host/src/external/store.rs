@@ -63,6 +63,9 @@ pub(crate) struct Cache {
 
 const INDEX: &str = "index.json";
 
+/// A folder that stays empty.
+pub(crate) const EMPTY: &str = "nothing";
+
 impl Cache {
     /// The cache in this folder, which is made if it is missing.
     pub(crate) fn open(folder: &Path) -> Result<Self, CacheError> {
@@ -78,6 +81,9 @@ impl Cache {
         if !ours || metadata.mode() & 0o022 != 0 || !metadata.is_dir() {
             return Err(CacheError::Shared(folder.to_owned()));
         }
+        let mut nothing = DirBuilder::new();
+        nothing.recursive(true).mode(0o555);
+        nothing.create(folder.join(EMPTY)).map_err(unusable)?;
         let index = fs::read(folder.join(INDEX)).unwrap_or_default();
         // One that cannot be read is made anew.
         let index: Vec<(PathBuf, Stamp, String)> =
@@ -153,6 +159,12 @@ impl Cache {
     ) -> Result<PathBuf, Failure> {
         let name = format!("{digest}.{fingerprint}.cwasm");
         self.put(&name, code, 0o600).map_err(unwritable)
+    }
+
+    /// A folder in which nothing is, which everybody may look into.
+    #[cfg(feature = "wasm")]
+    pub(crate) fn nothing(&self) -> PathBuf {
+        self.folder.join(EMPTY)
     }
 
     /// A copy of an artefact that nobody can change while it runs.

@@ -230,6 +230,110 @@ pub(crate) fn command(body: &str) -> Vec<u8> {
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// A plain command that opens a file and writes what is in it to standard output, or `A` and the
+/// number of the error. `folder` is the number of the one that it is given.
+pub(crate) fn reader(folder: u32, path: &str) -> Vec<u8> {
+    let (at, length) = (folder * 12, path.len());
+    let text = format!(
+        r#"(component
+  (import "wasi:io/error@0.2.6" (instance $error (export "error" (type (sub resource)))))
+  (alias export $error "error" (type $error-type))
+  (import "wasi:io/streams@0.2.6" (instance $streams
+    (export "output-stream" (type $output (sub resource)))
+    (alias outer 1 $error-type (type $outer-error))
+    (export "error" (type $io-error (eq $outer-error)))
+    (type $stream-error (variant (case "last-operation-failed" (own $io-error)) (case "closed")))
+    (export "stream-error" (type $stream-error' (eq $stream-error)))
+    (export "[method]output-stream.blocking-write-and-flush"
+      (func (param "self" (borrow $output)) (param "contents" (list u8))
+        (result (result (error $stream-error')))))))
+  (alias export $streams "output-stream" (type $output-type))
+  (import "wasi:cli/stdout@0.2.6" (instance $stdout
+    (alias outer 1 $output-type (type $outer-output))
+    (export "output-stream" (type $output (eq $outer-output)))
+    (export "get-stdout" (func (result (own $output))))))
+  (import "wasi:filesystem/types@0.2.6" (instance $types
+    (export "descriptor" (type $descriptor (sub resource)))
+    (type $follow' (flags "symlink-follow"))
+    (export "path-flags" (type $follow (eq $follow')))
+    (type $how' (flags "create" "directory" "exclusive" "truncate"))
+    (export "open-flags" (type $how (eq $how')))
+    (type $rights' (flags "read" "write" "file-integrity-sync" "data-integrity-sync"
+      "requested-write-sync" "mutate-directory"))
+    (export "descriptor-flags" (type $rights (eq $rights')))
+    (type $code' (enum "access" "would-block" "already" "bad-descriptor" "busy" "deadlock" "quota"
+      "exist" "file-too-large" "illegal-byte-sequence" "in-progress" "interrupted" "invalid" "io"
+      "is-directory" "loop" "too-many-links" "message-size" "name-too-long" "no-device" "no-entry" "no-lock" "insufficient-memory"
+      "insufficient-space" "not-directory" "not-empty" "not-recoverable" "unsupported" "no-tty"
+      "no-such-device" "overflow" "not-permitted" "pipe" "read-only" "invalid-seek" "text-file-busy"
+      "cross-device"))
+    (export "error-code" (type $code (eq $code')))
+    (export "[method]descriptor.open-at" (func (param "self" (borrow $descriptor))
+      (param "path-flags" $follow) (param "path" string) (param "open-flags" $how)
+      (param "flags" $rights) (result (result (own $descriptor) (error $code)))))
+    (export "[method]descriptor.read" (func (param "self" (borrow $descriptor))
+      (param "length" u64) (param "offset" u64)
+      (result (result (tuple (list u8) bool) (error $code)))))))
+  (alias export $types "descriptor" (type $descriptor))
+  (import "wasi:filesystem/preopens@0.2.6" (instance $preopens
+    (alias outer 1 $descriptor (type $outer))
+    (export "descriptor" (type $inner (eq $outer)))
+    (export "get-directories" (func (result (list (tuple (own $inner) string)))))))
+  (core module $memory
+    (memory (export "memory") 2)
+    (global $heap (mut i32) (i32.const 8192))
+    (func (export "realloc") (param i32 i32 i32) (param $size i32) (result i32)
+      (local $place i32)
+      (local.set $place (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+      (global.set $heap (i32.add (local.get $place) (local.get $size)))
+      (local.get $place)))
+  (core instance $memory (instantiate $memory))
+  (core func $get (canon lower (func $stdout "get-stdout")))
+  (core func $write (canon lower
+    (func $streams "[method]output-stream.blocking-write-and-flush") (memory (core memory $memory "memory"))))
+  (core func $folders (canon lower (func $preopens "get-directories")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core func $open (canon lower (func $types "[method]descriptor.open-at")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core func $read (canon lower (func $types "[method]descriptor.read")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core module $main
+    (import "host" "memory" (memory 1))
+    (import "host" "get" (func $get (result i32)))
+    (import "host" "write" (func $write (param i32 i32 i32 i32)))
+    (import "host" "folders" (func $folders (param i32)))
+    (import "host" "open" (func $open (param i32 i32 i32 i32 i32 i32 i32)))
+    (import "host" "read" (func $read (param i32 i64 i64 i32)))
+    (data (i32.const 256) "{path}")
+    (func (export "run") (result i32)
+      (call $folders (i32.const 64))
+      (call $open (i32.load (i32.add (i32.load (i32.const 64)) (i32.const {at}))) (i32.const 0)
+        (i32.const 256) (i32.const {length}) (i32.const 0) (i32.const 1) (i32.const 80))
+      (if (i32.load8_u (i32.const 80))
+        (then
+          (i32.store8 (i32.const 128) (i32.add (i32.const 65) (i32.load8_u (i32.const 84))))
+          (call $write (call $get) (i32.const 128) (i32.const 1) (i32.const 160)))
+        (else
+          (call $read (i32.load (i32.const 84)) (i64.const 1000) (i64.const 0) (i32.const 96))
+          (call $write (call $get) (i32.load (i32.const 100)) (i32.load (i32.const 104)) (i32.const 160))))
+      (i32.const 0)))
+  (core instance $main (instantiate $main (with "host" (instance
+    (export "memory" (memory $memory "memory"))
+    (export "get" (func $get))
+    (export "write" (func $write))
+    (export "folders" (func $folders))
+    (export "open" (func $open))
+    (export "read" (func $read))))))
+  (func $run (result (result)) (canon lift (core func $main "run")))
+  (component $wrap
+    (import "run" (func $run (result (result))))
+    (export "run" (func $run)))
+  (instance $run-instance (instantiate $wrap (with "run" (func $run))))
+  (export "wasi:cli/run@0.2.6" (instance $run-instance)))"#
+    );
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// Compiles a library of the C contract.
 pub(crate) fn library(source: &Path, to: &Path) {
     compile(source, &root().join("include"), to);

@@ -11,17 +11,25 @@ use crate::kit::{Kit, call, failure, start};
 
 const SHORT: &str = "[limits]\ncpu = 0.2\nmemory = 8\nlog-lines = 10\n";
 
-/// A module of one guest, with small limits.
+/// Enough time for whoever has to share the processor.
+const ROOMY: &str = "[limits]\ncpu = 60\nmemory = 8\nlog-lines = 10\n";
+
+/// A module of one guest, with small limits of all but time.
 fn module(body: &'static str) -> (Kit, Arc<dyn legatus_core::Module>) {
+    limited(body, ROOMY)
+}
+
+/// A module of one guest, with these limits.
+fn limited(body: &'static str, limits: &str) -> (Kit, Arc<dyn legatus_core::Module>) {
     let kit = Kit::new();
     let component = Wat::new("guest", body).component();
-    kit.put_with_manifest("guest", &component, "wasm", SHORT);
+    kit.put_with_manifest("guest", &component, "wasm", limits);
     let module = kit.module("guest");
     (kit, module)
 }
 
 pub(crate) async fn what_loops_for_ever_ends_at_its_limit_and_others_go_on() {
-    let (_kit, looping) = module("(loop $for_ever (br $for_ever)) unreachable");
+    let (_kit, looping) = limited("(loop $for_ever (br $for_ever)) unreachable", SHORT);
     let (_other_kit, echo) = module(ECHO);
     // As many as there are threads: others run all the same.
     let running: Vec<_> = (0..4).map(|_| start(&looping, &[])).collect();

@@ -45,6 +45,13 @@ impl Kit {
         self.folder.path().join("modules").join(name)
     }
 
+    /// A folder beside the modules, and what it lies in, without links on the way.
+    pub(crate) fn outside(&self, name: &str) -> PathBuf {
+        let folder = self.folder.path().canonicalize().unwrap().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
     /// Puts a file among the modules.
     pub(crate) fn put(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);

@@ -9,13 +9,16 @@
     reason = "all of this is a test, which clippy sees only with the standard harness"
 )]
 
+mod denied;
 mod guests;
 mod hostile_native;
 mod hostile_wasm;
+mod install;
 mod kit;
 mod panics;
 mod refused;
 mod useful;
+mod users;
 mod worlds;
 
 use std::process::ExitCode;
@@ -36,12 +39,20 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("module-host") {
         return legatus_host::external::module_host_main();
     }
-    // For trying the program by hand: a component with both halves. And a file of the SDK.
-    let asked = |what| std::env::args().skip_while(move |word| word != what).nth(1);
-    let made = asked("make-pair").map(|path| std::fs::write(path, useful::pair()));
-    let made = made.or_else(|| Some(std::fs::write(asked("make-worlds")?, worlds::text())));
-    if let Some(made) = made {
-        return made.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    // For checks and benchmarks: guests that need no toolchain, `make-guest pair|echo FILE`; and a
+    // file of the SDK, `make-guest worlds FILE`.
+    let mut words = std::env::args().skip_while(|word| word != "make-guest");
+    if let (Some(name), Some(path)) = (words.nth(1), words.next()) {
+        let guest = match name.as_str() {
+            "pair" => useful::pair(),
+            "worlds" => worlds::text().into(),
+            "echo" => guests::Wat::new("echo-wasm", guests::ECHO).component(),
+            _ => return ExitCode::FAILURE,
+        };
+        return match std::fs::write(path, guest) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
     }
     if !cfg!(feature = "wasm-compiler") {
         println!("without a compiler there is nothing to test");
@@ -67,6 +78,17 @@ fn trials() -> Vec<Trial> {
         hostile_native::what_was_not_granted_cannot_be_reached,
         hostile_native::what_was_granted_can_be_reached,
         hostile_native::floods_and_garbage_hurt_nobody,
+        denied::a_guest_without_files_is_told_so_and_the_log_too,
+        denied::what_a_library_asks_for_in_vain_is_in_the_log,
+        denied::what_lies_beside_a_granted_folder_is_denied_as_well,
+        install::what_arrives_takes_its_place_and_can_be_called,
+        install::what_cannot_be_used_leaves_everything_as_it_was,
+        install::what_may_not_run_is_not_installed,
+        install::a_module_that_somebody_else_has_put_there_is_not_replaced,
+        users::a_component_touches_files_in_the_rights_of_its_calls_user,
+        users::an_identity_without_a_user_calls_no_module_of_any_kind,
+        users::a_library_runs_as_the_user_of_its_caller_for_good,
+        refused::what_is_replaced_while_it_is_loaded,
         refused::artefacts_that_are_none,
         refused::manifests_that_lie,
         refused::what_others_could_change,

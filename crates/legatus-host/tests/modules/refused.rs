@@ -55,6 +55,50 @@ pub(crate) async fn artefacts_that_are_none() {
     );
 }
 
+pub(crate) async fn what_is_replaced_while_it_is_loaded() {
+    // Whatever a look finds fits together: version and digest are of the same file.
+    let versions = ["1.0.0", "2.0.0"];
+    let components = versions.map(|version| {
+        let guest = Wat {
+            version,
+            ..Wat::new("changing", HELLO)
+        };
+        guest.component()
+    });
+    let kit = Kit::new();
+    kit.put("changing.wasm", &components[0]);
+    let catalogue = kit.catalogue();
+    let path = kit.path("changing.wasm");
+    let replacing = components.clone();
+    let replaced = std::thread::spawn(move || {
+        for number in 0..200 {
+            let aside = path.with_extension("aside");
+            fs::write(&aside, &replacing[number % 2]).unwrap();
+            fs::rename(&aside, &path).unwrap();
+        }
+    });
+    loop {
+        let over = replaced.is_finished();
+        catalogue.scan();
+        for listed in catalogue.listed() {
+            if listed.state == State::Ready {
+                let place = versions.iter().position(|one| *one == listed.version);
+                let digest = legatus_host::external::sha256(&components[place.unwrap()]);
+                assert_eq!(listed.digest, digest);
+            }
+        }
+        if over {
+            break;
+        }
+    }
+    replaced.join().unwrap();
+    let listed = catalogue.listed();
+    assert_eq!(
+        (listed[0].state.clone(), listed[0].version.as_str()),
+        (State::Ready, "2.0.0")
+    );
+}
+
 pub(crate) async fn manifests_that_lie() {
     assert!(broken_manifest("colour = 'red'\n").contains("unknown field `colour`"));
     let digest = format!("digest = '{}'\n", "0".repeat(64));

@@ -32,7 +32,7 @@ fn encoded(world: &str) -> Vec<u8> {
 pub(crate) fn text() -> String {
     let mut text = String::from(
         "//! The worlds of `wit/v1/module.wit`, as the linker wants them. A test makes this file:\n\
-         //! `cargo test -p legatus-host --test modules -- make-worlds FILE`.\n",
+         //! `cargo test -p legatus-host --test modules -- make-guest worlds FILE`.\n",
     );
     for name in NAMES {
         let bytes = encoded(name);

@@ -1,5 +1,5 @@
 //! The worlds of `wit/v1/module.wit`, as the linker wants them. A test makes this file:
-//! `cargo test -p legatus-host --test modules -- make-worlds FILE`.
+//! `cargo test -p legatus-host --test modules -- make-guest worlds FILE`.
 
 /// The world `commander-module`.
 pub const COMMANDER_MODULE: &[u8; 1374] = b"\

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, Result, bail};
 use clap::{ArgAction, Args};
-use legatus_host::User;
+use legatus_core::Fault;
+use legatus_host::Users;
 use legatus_host::external::{Catalogue, CatalogueError, CatalogueSettings, Grants};
 use serde::Deserialize;
 
@@ -63,6 +65,8 @@ pub(crate) struct ModulesTable {
     trusted_keys: Vec<String>,
     prefer: BTreeMap<String, String>,
     grants: BTreeMap<String, Grants>,
+    /// Where a server puts modules that clients install; without it they cannot.
+    install_dir: Option<PathBuf>,
     /// Whether client halves may be taken from servers.
     pub(crate) travel: Travel,
 }
@@ -79,6 +83,29 @@ impl ModulesTable {
         self.require_signature = false;
         self.grants.clear();
         self.prefer.clear();
+    }
+
+    /// Where clients may install modules, if they may at all.
+    ///
+    /// # Errors
+    /// When modules are not looked for there.
+    pub(crate) fn install_folder(&self, catalogue: &Catalogue) -> Result<Option<PathBuf>> {
+        let Some(folder) = &self.install_dir else {
+            return Ok(None);
+        };
+        let there = folder.canonicalize();
+        let there =
+            there.with_context(|| format!("cannot install modules in `{}`", folder.display()))?;
+        if !catalogue.searches(&there) {
+            bail!(
+                Fault::new(format!(
+                    "modules are not looked for in `{}`, where they are to be installed",
+                    folder.display()
+                ))
+                .with_hint("`dir` in [modules], or --modules-dir, names the folders")
+            );
+        }
+        Ok(Some(there))
     }
 
     /// The trusted keys themselves, where the table may name their files.
@@ -116,7 +143,7 @@ pub(crate) fn settings(
     table: ModulesTable,
     places: &Places,
     cache: PathBuf,
-    run_as: Option<User>,
+    users: Users,
 ) -> Option<CatalogueSettings> {
     if flags.no_external_modules || table.are_off() {
         return None;
@@ -142,7 +169,7 @@ pub(crate) fn settings(
         preferred: table.prefer,
         cache,
         environment: environment(),
-        run_as,
+        users,
         host_executable: "/proc/self/exe".into(),
         host_arguments: vec!["module-host".into()],
     })

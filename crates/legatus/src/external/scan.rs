@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use anyhow::Result;
+use legatus_host::Users;
 use legatus_host::external::Catalogue;
 
 use super::{ModuleFlags, Places, has_folders, open, settings};
@@ -42,7 +43,7 @@ pub(crate) fn of_command_line(words: &[OsString]) -> Result<Option<Catalogue>> {
         return Ok(None);
     };
     let table = table.unwrap_or_default();
-    let settings = settings(&globals.modules, table, &places, cache, None);
+    let settings = settings(&globals.modules, table, &places, cache, Users::default());
     match settings.filter(has_folders) {
         Some(settings) => Ok(Some(open(settings)?)),
         None => Ok(None),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use legatus_core::{Fault, Host, Module, Outcome, Registry, Request, wire};
+use legatus_host::Users;
 use legatus_host::external::{CLIENT_HALVES, Remote, SHA256_DIGITS, sha256, spec_from_wire};
 
 use super::scan::globals;
@@ -146,7 +147,7 @@ impl Half<'_> {
         // Its digest is what was agreed to; grants and preferences are not for it.
         table.restrict();
         let cache = self.data.join("legatus/cache");
-        let settings = settings(&flags, table, &Places::default(), cache, None);
+        let settings = settings(&flags, table, &Places::default(), cache, Users::default());
         let catalogue = open(settings.context("external modules are off")?)?;
         let registry = catalogue.registry(&Registry::new());
         let module = registry.resolve(&self.told.name).cloned();

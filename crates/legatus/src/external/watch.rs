@@ -23,6 +23,7 @@ pub(crate) async fn watch(
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
+            () = catalogue.wanted() => {}
         }
         let scanned = Arc::clone(&catalogue);
         let changed = tokio::task::spawn_blocking(move || scanned.scan()).await;
@@ -30,5 +31,6 @@ pub(crate) async fn watch(
             server.set_modules(catalogue.registry(&builtin));
             tracing::info!("the external modules have changed");
         }
+        catalogue.in_force();
     }
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use legatus_core::{Fault, Policy, Registry};
-use legatus_host::external::{Catalogue, ClientHalves};
-use legatus_host::{Launcher, SessionFolder, User};
+use legatus_host::external::{Catalogue, ClientHalves, InstallModule, ListModules};
+use legatus_host::{Launcher, SessionFolder, Users};
 use legatus_net::tls::{PemSource, ServerTls};
 use legatus_net::{Audit, Server, ServerOptions, parse_policy};
 
@@ -48,14 +48,7 @@ pub(crate) fn run(
         .with_descriptor_limit(raise_descriptor_limit())
         .with_sessions(Arc::clone(&sessions));
     configure(registry, &settings)?;
-    let catalogue = match launcher.users {
-        None => catalogue(&settings, launcher.run_as.clone())?,
-        Some(_) => {
-            // They would have nobody's rights but the server's own.
-            tracing::info!("with [[user]] no external modules are offered");
-            None
-        }
-    };
+    let catalogue = catalogue(&settings, launcher.users.clone())?;
     let tls = Arc::new(ServerTls::new(
         settings.pairs.clone(),
         PemSource::File(settings.ca.clone()),
@@ -65,6 +58,10 @@ pub(crate) fn run(
     let mut builtin = legatus_host::isolate_all(registry, launcher)?;
     if let Some(catalogue) = &catalogue {
         builtin.add(ClientHalves::new(Arc::clone(catalogue)))?;
+        builtin.add(ListModules::new(Arc::clone(catalogue)))?;
+        if let Some(folder) = settings.modules.install_folder(catalogue)? {
+            builtin.add(InstallModule::new(Arc::clone(catalogue), folder))?;
+        }
     }
     let registry = match &catalogue {
         Some(catalogue) => catalogue.registry(&builtin),
@@ -105,11 +102,11 @@ pub(crate) fn run(
 }
 
 /// The external modules, filled; they are found before anybody is served.
-fn catalogue(settings: &Settings, user: Option<User>) -> Result<Option<Arc<Catalogue>>> {
+fn catalogue(settings: &Settings, users: Users) -> Result<Option<Arc<Catalogue>>> {
     let places = external::Places::of_process();
     let cache = settings.state_dir.join("modules");
     let (flags, table) = (&settings.module_flags, settings.modules.clone());
-    let Some(settings) = external::settings(flags, table, &places, cache, user) else {
+    let Some(settings) = external::settings(flags, table, &places, cache, users) else {
         return Ok(None);
     };
     let catalogue = external::open(settings).context("no external modules")?;

@@ -48,7 +48,7 @@ pub(super) fn assign(mut launcher: Launcher, settings: &Settings) -> Result<Laun
         ),
         (None, rules @ [_, ..]) => {
             let users: Result<_> = rules.iter().map(UserRule::resolve).collect();
-            launcher.users = Some(users?);
+            launcher.users.mapped = Some(users?);
             Ok(launcher)
         }
         (Some(name), []) if root => Ok(launcher.with_user(User::named(name)?)),

@@ -142,6 +142,7 @@ fn unsafe_code_is_only_where_it_is_known_to_be() {
 fn only_certificate_verification_and_the_child_of_a_server_vouch_for_identities() {
     let expected = [
         "crates/legatus-core/src/peer.rs",
+        "crates/legatus-host/src/external/child/guest.rs",
         "crates/legatus-host/src/holder.rs",
         "crates/legatus-net/src/tls/identity.rs",
     ];

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tracing::Level;
 
 use super::conversation::{Conversation, Ended};
-use super::process::{ChildSettings, died};
+use super::process::{ChildSettings, Form, died};
 use super::protocol::{
     Descriptions, Done, Execute, Frame, FrameError, Given, Kind, PROTOCOL, Send,
 };
@@ -20,6 +20,7 @@ use crate::external::description::{Description, MODULES};
 use crate::external::fault::Failure;
 use crate::external::log::{CallLog, Lines};
 use crate::external::runner::{Runner, Sending, impatience, milliseconds_left};
+use crate::user::User;
 
 /// What describing itself may take. An interpreter has to start for it.
 const DESCRIBE_WITHIN: Duration = Duration::from_secs(10);
@@ -40,7 +41,8 @@ impl ChildModule {
     pub(crate) async fn describe(&self) -> Result<Vec<Description>, Failure> {
         let log = CallLog::new("(describing)", tracing::Span::none(), 20);
         let describing = async {
-            let (mut process, mut socket, stderr) = self.settings.spawn().await?;
+            let user = self.settings.users.for_describing();
+            let (mut process, mut socket, stderr) = self.settings.spawn(user.as_ref()).await?;
             let answer = async {
                 let asked = Frame::empty(Kind::Describe).write(&mut socket).await;
                 asked.map_err(FrameError::from)?;
@@ -71,12 +73,23 @@ impl ChildModule {
         described(&frame)
     }
 
+    /// Tells what native code asks for and was not granted: the kernel, which denies it, tells nobody.
+    /// Components tell when they look for it.
+    fn tell_of_missing(&self, log: &CallLog) {
+        if matches!(self.settings.form, Form::Library | Form::Executable) {
+            for what in self.settings.denied.iter() {
+                log.line(Level::WARN, &format!("denied: `{what}` is not granted"));
+            }
+        }
+    }
+
     async fn converse(
         &self,
+        user: Option<&User>,
         first: Frame,
         mut conversation: Conversation,
     ) -> Result<Outcome, Failure> {
-        let (mut process, mut socket, stderr) = self.settings.spawn().await?;
+        let (mut process, mut socket, stderr) = self.settings.spawn(user).await?;
         let cancellation = conversation.cancellation.clone();
         let log = conversation.log.clone();
         // A host that died already is told below.
@@ -134,6 +147,9 @@ impl Runner for ChildModule {
         log: CallLog,
     ) -> BoxFuture<'a, Result<Outcome, Failure>> {
         Box::pin(async move {
+            let user = self.settings.users.of(call.peer().identity());
+            let user = user.map_err(|fault| Failure::Host(fault.to_string()))?;
+            self.tell_of_missing(&log);
             let arguments = call.request.arguments.iter();
             let asked = Execute {
                 module: module.to_owned(),
@@ -152,7 +168,7 @@ impl Runner for ChildModule {
             };
             let first = Frame::json(Kind::Execute, &asked);
             let first = first.map_err(|error| Failure::Host(error.to_string()))?;
-            self.converse(first, conversation).await
+            self.converse(user, first, conversation).await
         })
     }
 
@@ -179,7 +195,8 @@ impl Runner for ChildModule {
             };
             let first = Frame::json(Kind::Send, &asked);
             let first = first.map_err(|error| Failure::Host(error.to_string()))?;
-            self.converse(first, conversation).await
+            let user = self.settings.users.run_as.as_ref();
+            self.converse(user, first, conversation).await
         })
     }
 }

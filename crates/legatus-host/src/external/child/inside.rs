@@ -9,8 +9,10 @@ use std::process::{Command, ExitCode};
 
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
+#[cfg(feature = "wasm")]
+use super::guest;
 use super::native;
-use super::process::Start;
+use super::process::{Form, Start};
 use super::protocol::{Done, Frame, Kind, PROTOCOL};
 use crate::holder::close_descriptors;
 use crate::messages::RunAs;
@@ -57,6 +59,10 @@ fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
     if start.protocol != PROTOCOL {
         return Err("the module host is of another version".to_owned());
     }
+    #[cfg(feature = "wasm")]
+    if start.form == Form::Component {
+        return guest::run(socket, start);
+    }
     let unreadable = |error| format!("cannot open the artefact: {error}");
     let artefact = File::open(&start.artefact).map_err(unreadable)?;
     if let Some(user) = start.user {
@@ -66,12 +72,12 @@ fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
     }
     let name = format!("/proc/self/fd/{}", artefact.as_raw_fd());
     let rules = &start.rules;
-    let applied = rules.apply(artefact.as_fd(), !start.library);
+    let applied = rules.apply(Some(artefact.as_fd()), start.form == Form::Executable);
     let guarded = applied.map_err(|error| format!("cannot give up rights: {error}"))?;
     if !guarded {
         tracing::warn!("this kernel has no Landlock: the module can read what its user can");
     }
-    if start.library {
+    if start.form == Form::Library {
         // What a library prints must not come between frames.
         let null = File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(|error| error.to_string())?;

@@ -4,6 +4,8 @@
 mod conversation;
 mod endings;
 mod functions;
+#[cfg(feature = "wasm")]
+mod guest;
 mod host;
 mod inside;
 mod link;
@@ -15,4 +17,4 @@ mod sandbox;
 
 pub(crate) use host::ChildModule;
 pub use inside::module_host_main;
-pub(crate) use process::{ChildSettings, HostCommand};
+pub(crate) use process::{ChildSettings, Form, HostCommand};

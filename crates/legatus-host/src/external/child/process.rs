@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -20,7 +21,7 @@ use super::super::manifest::Limits;
 use super::protocol::{Frame, Kind, PROTOCOL};
 use super::sandbox::Rules;
 use crate::messages::RunAs;
-use crate::user::User;
+use crate::user::{User, Users};
 
 /// How long a module host that was killed may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
@@ -35,40 +36,109 @@ pub(crate) struct HostCommand {
     pub(crate) arguments: Vec<OsString>,
 }
 
+/// What an artefact is to a module host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Form {
+    /// It is loaded, and its functions are called.
+    Library,
+    /// The module host becomes it.
+    Executable,
+    /// Compiled WebAssembly, which runs in its sandbox, in the rights of another user.
+    #[cfg(feature = "wasm")]
+    Component,
+}
+
+impl Form {
+    /// Bytes of memory beside the module's own: libraries that every program needs, and for
+    /// components the engine, its stacks and threads.
+    fn extra_memory(self) -> u64 {
+        match self {
+            Self::Library | Self::Executable => 32 << 20,
+            #[cfg(feature = "wasm")]
+            Self::Component => 192 << 20,
+        }
+    }
+}
+
 /// What a module host is to run, and as whom.
 #[derive(Clone, Debug)]
 pub(crate) struct ChildSettings {
     pub(crate) command: HostCommand,
-    /// Whether the artefact is a library rather than an executable.
-    pub(crate) library: bool,
+    /// The module's `VENDOR/NAME`.
+    pub(crate) qualified: String,
+    pub(crate) form: Form,
     /// The artefact in the cache.
     pub(crate) artefact: PathBuf,
     /// The module's own folder, if it has one.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) grants: Grants,
+    /// What the module asks for and does not have, in words.
+    pub(crate) denied: Arc<[String]>,
     /// The host's environment, of which the module gets what is granted.
     pub(crate) environment: Vec<(String, String)>,
-    pub(crate) run_as: Option<User>,
+    pub(crate) users: Users,
 }
 
 /// The first frame, which the module host itself takes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) protocol: u32,
-    pub(super) library: bool,
+    pub(super) qualified: String,
+    pub(super) form: Form,
     pub(super) artefact: PathBuf,
     pub(super) user: Option<StartUser>,
     pub(super) rules: Rules,
+    /// What components are told; other modules have it as their environment.
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) log_lines: u32,
+    pub(super) cpu_milliseconds: u64,
+    /// What the module asks for and does not have, in words.
+    pub(super) denied: Vec<String>,
 }
 
 /// Whom the module host becomes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StartUser {
     name: String,
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
+    umask: Option<u32>,
+    no_new_privs: bool,
+    open_files: Option<u64>,
+    processes: Option<u64>,
+    memory_bytes: Option<u64>,
+    file_bytes: Option<u64>,
+}
+
+impl From<&User> for StartUser {
+    fn from(user: &User) -> Self {
+        let RunAs {
+            name,
+            uid,
+            gid,
+            groups,
+            umask,
+            no_new_privs,
+            open_files,
+            processes,
+            memory_bytes,
+            file_bytes,
+        } = user.into();
+        Self {
+            name,
+            uid,
+            gid,
+            groups,
+            umask,
+            no_new_privs,
+            open_files,
+            processes,
+            memory_bytes,
+            file_bytes,
+        }
+    }
 }
 
 impl From<StartUser> for RunAs {
@@ -78,26 +148,31 @@ impl From<StartUser> for RunAs {
             uid: user.uid,
             gid: user.gid,
             groups: user.groups,
-            ..Self::default()
+            umask: user.umask,
+            no_new_privs: user.no_new_privs,
+            open_files: user.open_files,
+            processes: user.processes,
+            memory_bytes: user.memory_bytes,
+            file_bytes: user.file_bytes,
         }
     }
 }
 
 impl ChildSettings {
-    fn start(&self) -> Start {
-        let user = self.run_as.as_ref();
+    fn start(&self, user: Option<&User>) -> Start {
         Start {
             protocol: PROTOCOL,
-            library: self.library,
+            qualified: self.qualified.clone(),
+            form: self.form,
             artefact: self.artefact.clone(),
-            user: user.map(|user| StartUser {
-                name: user.name.clone(),
-                uid: user.uid,
-                gid: user.gid,
-                groups: user.groups.clone(),
-            }),
+            user: user.map(StartUser::from),
+            environment: self.environment(),
+            log_lines: self.limits.log_lines,
+            cpu_milliseconds: u64::try_from(self.limits.cpu.as_millis()).unwrap_or(u64::MAX),
+            denied: self.denied.to_vec(),
             rules: Rules {
                 memory: self.limits.memory,
+                extra_memory: self.form.extra_memory(),
                 cpu_seconds: whole_seconds(self.limits.cpu),
                 grants: self.grants.clone(),
                 folder: self.folder.clone(),
@@ -105,8 +180,19 @@ impl ChildSettings {
         }
     }
 
-    /// Starts a module host; its socket, and its standard error.
-    pub(super) async fn spawn(&self) -> Result<(Process, UnixStream, ChildStderr), Failure> {
+    /// The granted part of the environment.
+    fn environment(&self) -> Vec<(String, String)> {
+        let all = self.environment.iter();
+        all.filter(|(name, _)| self.grants.environment.contains(name))
+            .cloned()
+            .collect()
+    }
+
+    /// Starts a module host that becomes this user; its socket, and its standard error.
+    pub(super) async fn spawn(
+        &self,
+        user: Option<&User>,
+    ) -> Result<(Process, UnixStream, ChildStderr), Failure> {
         let failed = |error: io::Error| Failure::Host(format!("cannot start a process: {error}"));
         let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
         let input = OwnedFd::from(theirs);
@@ -123,11 +209,7 @@ impl ChildSettings {
             .stdin(Stdio::from(input))
             .stdout(Stdio::from(output))
             .stderr(Stdio::piped());
-        for (name, value) in &self.environment {
-            if self.grants.environment.contains(name) {
-                command.env(name, value);
-            }
-        }
+        command.envs(self.environment());
         if let Some(folder) = &self.folder {
             command.env("LEGATUS_MODULE_DIR", folder);
         }
@@ -136,7 +218,7 @@ impl ChildSettings {
         let process = Process::new(child);
         ours.set_nonblocking(true).map_err(failed)?;
         let mut socket = UnixStream::from_std(ours).map_err(failed)?;
-        let start = Frame::json(Kind::Start, &self.start()).map_err(failed)?;
+        let start = Frame::json(Kind::Start, &self.start(user)).map_err(failed)?;
         start.write(&mut socket).await.map_err(failed)?;
         let stderr = stderr.ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
         Ok((process, socket, stderr))

@@ -19,9 +19,9 @@ const LANDLOCK: ABI = ABI::V6;
 /// Descriptors that a module may have open.
 const DESCRIPTORS: u64 = 256;
 
-/// Memory for the libraries that a program needs, and for this program's own, beside what the module
-/// may take.
-const PROGRAM_BYTES: u64 = 32 << 20;
+/// Processes and threads of the module's user, all together: a module that multiplies without end
+/// stops there (root does not).
+const PROCESSES: u64 = 4096;
 
 /// What every program needs to start: libraries, interpreters, and what they look at.
 const SYSTEM: [&str; 16] = [
@@ -56,6 +56,8 @@ const NETWORK: [&str; 5] = [
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Rules {
     pub(super) memory: u64,
+    /// Bytes of memory for what is there beside the module.
+    pub(super) extra_memory: u64,
     pub(super) cpu_seconds: u64,
     pub(super) grants: Grants,
     /// The module's folder, which it may read.
@@ -66,10 +68,14 @@ impl Rules {
     /// Gives up what is not granted, for good. `artefact` stays readable and executable.
     ///
     /// Returns whether the kernel guards files, too.
-    pub(super) fn apply(&self, artefact: BorrowedFd<'_>, executes: bool) -> io::Result<bool> {
+    pub(super) fn apply(
+        &self,
+        artefact: Option<BorrowedFd<'_>>,
+        executes: bool,
+    ) -> io::Result<bool> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         rustix::thread::set_no_new_privs(true)?;
-        let memory = self.memory.saturating_add(PROGRAM_BYTES);
+        let memory = self.memory.saturating_add(self.extra_memory);
         // Not address space: some interpreters reserve much of it and touch little.
         limit(Resource::Data, memory, memory)?;
         limit(
@@ -78,11 +84,16 @@ impl Rules {
             self.cpu_seconds.saturating_add(1),
         )?;
         limit(Resource::Nofile, DESCRIPTORS, DESCRIPTORS)?;
+        limit(Resource::Nproc, PROCESSES, PROCESSES)?;
         limit(Resource::Core, 0, 0)?;
         self.guard(artefact, executes).map_err(io::Error::other)
     }
 
-    fn guard(&self, artefact: BorrowedFd<'_>, executes: bool) -> Result<bool, RulesetError> {
+    fn guard(
+        &self,
+        artefact: Option<BorrowedFd<'_>>,
+        executes: bool,
+    ) -> Result<bool, RulesetError> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         let execute = AccessFs::Execute;
         let all = AccessFs::from_all(LANDLOCK);
@@ -98,8 +109,11 @@ impl Rules {
         } else {
             read
         };
-        let mut ruleset =
-            ruleset.add_rule(PathBeneath::new(artefact, AccessFs::ReadFile | execute))?;
+        let mut ruleset = ruleset;
+        if let Some(artefact) = artefact {
+            let access = fitting(artefact, read | execute);
+            ruleset = ruleset.add_rule(PathBeneath::new(artefact, access))?;
+        }
         let network: &[&str] = if self.grants.connect.is_empty() {
             &[]
         } else {
@@ -129,7 +143,7 @@ impl Rules {
             let Ok(opened) = PathFd::new(&path) else {
                 continue;
             };
-            let access = fitting(&opened, access);
+            let access = fitting(opened.as_fd(), access);
             ruleset = ruleset.add_rule(PathBeneath::new(opened, access))?;
         }
         for (_, port) in self.grants.addresses().flatten() {
@@ -141,8 +155,8 @@ impl Rules {
 }
 
 /// A file takes no rights of folders.
-fn fitting(opened: &PathFd, access: BitFlags<AccessFs>) -> BitFlags<AccessFs> {
-    let stat = rustix::fs::fstat(opened.as_fd());
+fn fitting(opened: BorrowedFd<'_>, access: BitFlags<AccessFs>) -> BitFlags<AccessFs> {
+    let stat = rustix::fs::fstat(opened);
     let is_folder = stat.is_ok_and(|stat| {
         rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
     });

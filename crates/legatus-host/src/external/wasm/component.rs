@@ -1,24 +1,23 @@
 //! A WebAssembly module: describes itself and runs its halves, each in a store of its own.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use legatus_core::{BoxFuture, Call, Channel, Outcome};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
-use wasmtime::component::{InstancePre, ResourceTable};
-use wasmtime_wasi::I32Exit;
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 
-use super::bindings::exports::legatus::module::{commander, descriptions, sender};
 use super::command::{ChannelInput, ChannelOutput};
 use super::conversions::{given, told_call};
+use super::denials::Folders;
 use super::engine::{Engine, Engines, Running};
-use super::failures::{does_not_fit, explain, no_export, other_contract};
+use super::failures::{explain, no_export, other_contract};
+use super::prepared::Prepared;
 use super::state::{Ceiling, State, Talk};
 use super::surroundings;
-use crate::external::description::{Description, MODULES};
 use crate::external::fault::Failure;
 use crate::external::grants::Grants;
 use crate::external::log::CallLog;
@@ -26,17 +25,6 @@ use crate::external::manifest::Limits;
 use crate::external::runner::{Runner, Sending, impatience};
 use crate::external::signature::FILE_BYTES;
 use crate::external::store::{Cache, digest, read_limited};
-
-/// What a component may take to describe itself. An interpreter has to start for it.
-const DESCRIBING: Limits = Limits {
-    memory: 256 << 20,
-    cpu: Duration::from_secs(5),
-    log_lines: 20,
-    calls: 1,
-};
-
-/// The time by the clock that describing may take.
-const DESCRIBE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a component is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +38,25 @@ pub(crate) enum World {
 /// A WebAssembly module.
 pub(crate) struct WasmModule {
     engines: Arc<Engines>,
-    cache: Arc<Cache>,
-    digest: String,
-    /// The artefact, in case that it has to be compiled again for a newer engine.
-    source: PathBuf,
+    code: Code,
     pub(crate) limits: Limits,
     pub(crate) grants: Grants,
+    /// What it asks for and does not have, in words.
+    pub(crate) denied: Arc<[String]>,
     pub(crate) environment: Vec<(String, String)>,
-    loaded: Mutex<Option<InstancePre<State>>>,
+    loaded: Mutex<Option<Arc<Prepared>>>,
+}
+
+/// Where a component's code comes from.
+enum Code {
+    /// The cache, and the artefact in case that it has to be compiled again for a newer engine.
+    Cached {
+        cache: Arc<Cache>,
+        digest: String,
+        source: PathBuf,
+    },
+    /// Another process of this program, which has looked at all of that. An empty folder.
+    Given(PathBuf),
 }
 
 impl WasmModule {
@@ -67,69 +66,116 @@ impl WasmModule {
         digest: String,
         source: PathBuf,
     ) -> Self {
-        Self {
-            engines,
+        let code = Code::Cached {
             cache,
             digest,
             source,
+        };
+        Self::with_code(engines, code)
+    }
+
+    /// A module of code that another process of this program has compiled. `nothing` is an empty
+    /// folder.
+    ///
+    /// # Errors
+    /// When the code is of another engine.
+    pub(crate) fn compiled_elsewhere(code: &Path, nothing: PathBuf) -> Result<Self, Failure> {
+        let engines = Arc::new(Engines::default());
+        let engine = engines.get()?;
+        let prepared = Prepared::new(engine, &engine.load(code)?)?;
+        let module = Self::with_code(Arc::clone(&engines), Code::Given(nothing));
+        *module.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(prepared));
+        Ok(module)
+    }
+
+    fn with_code(engines: Arc<Engines>, code: Code) -> Self {
+        Self {
+            engines,
+            code,
             limits: Limits::DEFAULT,
             grants: Grants::default(),
+            denied: Arc::default(),
             environment: Vec::new(),
             loaded: Mutex::default(),
         }
     }
 
     /// The component, ready to be instantiated; loaded at the first call.
-    fn component(&self) -> Result<InstancePre<State>, Failure> {
+    pub(crate) fn component(&self) -> Result<Arc<Prepared>, Failure> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(component) = &*loaded {
-            return Ok(component.clone());
+            return Ok(Arc::clone(component));
         }
         let engine = self.engines.get()?;
-        let path = self.cache.compiled(&self.digest, &Engine::fingerprint());
-        let compiled = match engine.load(&path) {
+        let compiled = match engine.load(&self.compiled()) {
             Ok(compiled) => compiled,
-            Err(_) => {
-                let (bytes, _) = read_limited(&self.source, FILE_BYTES)
-                    .map_err(|error| Failure::Host(format!("cannot read it: {error}")))?;
-                engine.load(&self.compile(engine, &bytes)?)?
-            }
+            Err(_) => engine.load(&self.compile_again(engine)?)?,
         };
-        let component = engine.linker().instantiate_pre(&compiled.0);
-        let component = component.map_err(|error| does_not_fit(engine, &compiled.0, &error))?;
-        *loaded = Some(component.clone());
-        Ok(component)
+        let prepared = Arc::new(Prepared::new(engine, &compiled)?);
+        *loaded = Some(Arc::clone(&prepared));
+        Ok(prepared)
+    }
+
+    fn compile_again(&self, engine: &Engine) -> Result<PathBuf, Failure> {
+        let Code::Cached { source, .. } = &self.code else {
+            return Err(Failure::Host("it is not compiled".to_owned()));
+        };
+        let (bytes, _) = read_limited(source, FILE_BYTES)
+            .map_err(|error| Failure::Host(format!("cannot read it: {error}")))?;
+        self.compile(engine, &bytes)
+    }
+
+    /// Where its compiled code is, or will be.
+    pub(crate) fn compiled(&self) -> PathBuf {
+        match &self.code {
+            Code::Cached { cache, digest, .. } => cache.compiled(digest, &Engine::fingerprint()),
+            Code::Given(_) => PathBuf::new(),
+        }
+    }
+
+    /// A folder in which nothing is.
+    fn nothing(&self) -> PathBuf {
+        match &self.code {
+            Code::Cached { cache, .. } => cache.nothing(),
+            Code::Given(nothing) => nothing.clone(),
+        }
     }
 
     /// Compiles the component, unless that was done before.
     pub(crate) fn prepare(&self, bytes: &[u8]) -> Result<(), Failure> {
         let engine = self.engines.get()?;
-        let path = self.cache.compiled(&self.digest, &Engine::fingerprint());
-        if engine.load(&path).is_err() {
+        if engine.load(&self.compiled()).is_err() {
             self.compile(engine, bytes)?;
         }
         Ok(())
     }
 
     fn compile(&self, engine: &Engine, bytes: &[u8]) -> Result<PathBuf, Failure> {
-        if digest(bytes) != self.digest {
+        let Code::Cached {
+            cache,
+            digest: known,
+            ..
+        } = &self.code
+        else {
+            return Err(Failure::Host("it is not compiled".to_owned()));
+        };
+        if digest(bytes) != *known {
             return Err(Failure::Unfit("it changed since it was loaded".to_owned()));
         }
         let code = engine.compile(bytes)?;
-        self.cache
-            .put_compiled(&self.digest, &Engine::fingerprint(), &code)
+        cache.put_compiled(known, &Engine::fingerprint(), &code)
     }
 
     /// What the component is, judged by its exports.
     pub(crate) fn world(&self) -> Result<World, Failure> {
-        let component = self.component()?;
-        if descriptions::GuestIndices::new(&component).is_ok() {
+        let prepared = self.component()?;
+        if prepared.descriptions.is_some() {
             return Ok(World::Contract);
         }
-        if CommandPre::new(component.clone()).is_ok() {
+        if prepared.command.is_some() {
             return Ok(World::Command);
         }
-        let kind = component.component().component_type();
+        let kind = prepared.component.component().component_type();
         let engine = self.engines.get()?.wasmtime();
         let names: Vec<_> = kind
             .exports(engine)
@@ -145,56 +191,25 @@ impl WasmModule {
         }))
     }
 
-    /// What the component tells about its modules.
-    pub(crate) async fn describe(&self) -> Result<Vec<Description>, Failure> {
-        let log = CallLog::new("(describing)", tracing::Span::none(), DESCRIBING.log_lines);
-        let component = self.component()?;
-        let grants = Grants::default();
-        let mut store = self
-            .store(Talk::default(), &log, &grants, &DESCRIBING)
-            .await?;
-        let indices = descriptions::GuestIndices::new(&component).map_err(no_export)?;
-        let has_commander = commander::GuestIndices::new(&component).is_ok();
-        let has_sender = sender::GuestIndices::new(&component).is_ok();
-        let describing = async {
-            let instance = component.instantiate_async(&mut store.0).await;
-            let instance = instance.map_err(|error| explain(error, &store.0, &DESCRIBING))?;
-            let guest = indices.load(&mut store.0, &instance).map_err(no_export)?;
-            let told = guest.call_describe(&mut store.0).await;
-            told.map_err(|error| explain(error, &store.0, &DESCRIBING))
-        };
-        let told = tokio::time::timeout(DESCRIBE_WITHIN, describing).await;
-        let told = told
-            .map_err(|_| Failure::Limit(format!("{DESCRIBE_WITHIN:?} for describing itself")))??;
-        if told.is_empty() || told.len() > MODULES {
-            return Err(Failure::Unfit(format!(
-                "it describes {} modules",
-                told.len()
-            )));
-        }
-        for one in &told {
-            let missing = match (one.commander && !has_commander, one.sender && !has_sender) {
-                (true, _) => "a server half that it does not export",
-                (_, true) => "a client half that it does not export",
-                (false, false) => continue,
-            };
-            return Err(Failure::Unfit(format!(
-                "its module `{}` tells of {missing}",
-                one.name
-            )));
-        }
-        Ok(told.into_iter().map(Description::from).collect())
-    }
-
-    async fn store(
+    pub(super) async fn store(
         &self,
         talk: Talk,
         log: &CallLog,
         grants: &Grants,
         limits: &Limits,
     ) -> Result<(Store<State>, Running), Failure> {
-        let mut wasi = surroundings::context(grants, &self.environment, log).await?;
-        self.finish_store(wasi.build(), talk, log, limits)
+        let mut wasi = self.surroundings(grants, log).await?;
+        self.finish_store(wasi.build(), talk, log, grants, limits)
+    }
+
+    async fn surroundings(
+        &self,
+        grants: &Grants,
+        log: &CallLog,
+    ) -> Result<WasiCtxBuilder, Failure> {
+        let has_files = self.component()?.has_files;
+        let nothing = has_files.then(|| self.nothing());
+        surroundings::context(grants, nothing.as_deref(), &self.environment, log).await
     }
 
     fn finish_store(
@@ -202,6 +217,7 @@ impl WasmModule {
         wasi: wasmtime_wasi::WasiCtx,
         talk: Talk,
         log: &CallLog,
+        grants: &Grants,
         limits: &Limits,
     ) -> Result<(Store<State>, Running), Failure> {
         let state = State {
@@ -211,6 +227,11 @@ impl WasmModule {
             talk,
             log: log.clone(),
             out_of_time: false,
+            folders: Folders::default(),
+            has_root: surroundings::has_root(grants),
+            may_connect: !grants.connect.is_empty(),
+            denied: Arc::clone(&self.denied),
+            denied_told: BTreeSet::new(),
         };
         Ok(self.engines.get()?.store(state, limits))
     }
@@ -229,8 +250,9 @@ impl WasmModule {
             cancellation: call.cancellation.clone(),
             ..Talk::default()
         };
-        let component = self.component()?;
-        let indices = commander::GuestIndices::new(&component).map_err(no_export)?;
+        let prepared = self.component()?;
+        let component = &prepared.component;
+        let indices = prepared.commander.as_ref().ok_or_else(no_export)?;
         let (mut store, _running) = self.store(talk, log, &self.grants, &self.limits).await?;
         let told = async {
             let instance = component.instantiate_async(&mut store).await?;
@@ -256,10 +278,11 @@ impl WasmModule {
         channel: Channel,
         log: &CallLog,
     ) -> Result<Outcome, Failure> {
-        let component = CommandPre::new(self.component()?).map_err(no_export)?;
+        let prepared = self.component()?;
+        let component = prepared.command.as_ref().ok_or_else(no_export)?;
         let (sender, receiver) = channel.split();
         let output = ChannelOutput::new(sender);
-        let mut wasi = surroundings::context(&self.grants, &self.environment, log).await?;
+        let mut wasi = self.surroundings(&self.grants, log).await?;
         wasi.stdin(ChannelInput::new(receiver))
             .stdout(output.clone())
             .arg(module);
@@ -271,7 +294,8 @@ impl WasmModule {
             wasi.arg(text);
         }
         let wasi = wasi.build();
-        let (mut store, running) = self.finish_store(wasi, Talk::default(), log, &self.limits)?;
+        let (mut store, running) =
+            self.finish_store(wasi, Talk::default(), log, &self.grants, &self.limits)?;
         let told = async {
             let command = component.instantiate_async(&mut store).await?;
             command.wasi_cli_run().call_run(&mut store).await
@@ -297,8 +321,9 @@ impl WasmModule {
             asks: Some(sending.asks),
             ..Talk::default()
         };
-        let component = self.component()?;
-        let indices = sender::GuestIndices::new(&component).map_err(no_export)?;
+        let prepared = self.component()?;
+        let component = &prepared.component;
+        let indices = prepared.sender.as_ref().ok_or_else(no_export)?;
         // A client half has its conversation and what the user named, never files of its own.
         let grants = Grants {
             time: true,

@@ -69,6 +69,7 @@ impl Engine {
         let mut linker = Linker::new(&engine);
         // What a component asks for is always there; without grants it reaches nothing.
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(broken)?;
+        super::denials::add_to_linker(&mut linker).map_err(broken)?;
         World::add_to_linker::<_, wasmtime::component::HasSelf<_>>(&mut linker, |state| state)
             .map_err(broken)?;
         let clock = Arc::new(Clock::new(engine.weak()));

@@ -39,7 +39,11 @@ pub(super) fn other_contract(names: &[String]) -> Option<&str> {
     versions.find(|version| *version != "1.0.0")
 }
 
-pub(super) fn no_export(error: wasmtime::Error) -> Failure {
+pub(super) fn no_export() -> Failure {
+    Failure::Unfit("it lacks a part of the contract".to_owned())
+}
+
+pub(super) fn not_as_told(error: wasmtime::Error) -> Failure {
     Failure::Unfit(format!("it lacks a part of the contract: {error:#}"))
 }
 

@@ -4,9 +4,12 @@ mod bindings;
 mod command;
 mod component;
 mod conversions;
+mod denials;
+mod describing;
 mod engine;
 mod failures;
 mod functions;
+mod prepared;
 mod state;
 mod surroundings;
 

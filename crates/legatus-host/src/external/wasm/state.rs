@@ -1,5 +1,8 @@
 //! What belongs to one call of a guest: its limits, its channel, its log.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use legatus_core::{ChannelReceiver, ChannelSender};
 use tokio::sync::mpsc;
@@ -8,6 +11,7 @@ use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::denials::Folders;
 use crate::external::asks::Ask;
 use crate::external::log::CallLog;
 
@@ -22,6 +26,16 @@ pub(super) struct State {
     pub(super) talk: Talk,
     pub(super) log: CallLog,
     pub(super) out_of_time: bool,
+    /// The folders that it was given.
+    pub(super) folders: Folders,
+    /// Whether `/` is one of those that it was granted.
+    pub(super) has_root: bool,
+    /// Whether it may connect to anything.
+    pub(super) may_connect: bool,
+    /// What its manifest asks for and it does not have, in words.
+    pub(super) denied: Arc<[String]>,
+    /// What of it is in the log already.
+    pub(super) denied_told: BTreeSet<String>,
 }
 
 /// A guest's way to the other half.

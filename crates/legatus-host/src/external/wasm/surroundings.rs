@@ -1,6 +1,7 @@
 //! What a guest sees of the machine: nothing, and what was granted.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use tracing::Level;
@@ -10,13 +11,16 @@ use wasmtime_wasi::random::Deterministic;
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, HostWallClock, WasiCtxBuilder};
 
+use super::denials::ROOT;
 use crate::external::fault::Failure;
 use crate::external::grants::Grants;
 use crate::external::log::{CallLog, Lines};
 
 /// A context that reaches what `grants` name; what the guest writes to standard error is logged.
+/// `nothing` is an empty folder, in which it looks in vain for everything else.
 pub(super) async fn context(
     grants: &Grants,
+    nothing: Option<&Path>,
     environment: &[(String, String)],
     log: &CallLog,
 ) -> Result<WasiCtxBuilder, Failure> {
@@ -34,6 +38,10 @@ pub(super) async fn context(
             );
         }
     }
+    if let Some(nothing) = nothing.filter(|_| !has_root(grants)) {
+        // Without it the guest finds nothing either.
+        builder.preopened_dir(nothing, ROOT, FsPerms::ReadOnly).ok();
+    }
     for (name, value) in environment {
         if grants.environment.contains(name) {
             builder.env(name, value);
@@ -48,6 +56,12 @@ pub(super) async fn context(
     }
     network(&mut builder, grants, log).await?;
     Ok(builder)
+}
+
+/// Whether all files are granted.
+pub(super) fn has_root(grants: &Grants) -> bool {
+    let mut all = grants.read.iter().chain(&grants.write);
+    all.any(|path| path == Path::new(ROOT))
 }
 
 /// Lets connections go to the granted addresses, and to no other.
@@ -72,7 +86,8 @@ async fn network(
         allowed.extend(resolved.into_iter().flatten());
     }
     builder.allow_udp(false);
-    builder.allow_tcp(!grants.connect.is_empty());
+    // Each address is looked at below, so that what is denied is logged.
+    builder.allow_tcp(true);
     builder.allow_ip_name_lookup(!grants.connect.is_empty());
     let log = log.clone();
     builder.socket_addr_check(move |address, usage| {

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use legatus_core::{Fault, Registry};
+use legatus_host::Users;
 use legatus_host::external::{Catalogue, Listed, State};
 
 use super::list::external;
@@ -61,7 +62,7 @@ impl Alone {
         flags.allow_native = true;
         let table = configuration.modules().clone();
         let cache = self.folder.join("cache");
-        let settings = settings(&flags, table, &Places::default(), cache, None);
+        let settings = settings(&flags, table, &Places::default(), cache, Users::default());
         let Some(settings) = settings else {
             bail!("the configuration switches external modules off");
         };

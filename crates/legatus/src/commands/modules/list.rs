@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-use legatus_core::{Fault, Host, Module, Outcome, wire};
-use legatus_host::external::{Listed, State};
+use legatus_core::{Fault, Host, Module, Outcome, Request, wire};
+use legatus_host::external::{LIST_MODULES, Listed, State, ToldModule};
 use serde::Serialize;
 
 use crate::commands::Context;
-use crate::config::Configuration;
+use crate::config::{Configuration, ResolvedHost};
+use crate::connect::ConnectFailure;
 use crate::console::{self, printable};
 use crate::verdict;
 
@@ -37,7 +38,7 @@ pub(super) fn run(host: Option<&Host>, context: &Context<'_>) -> anyhow::Result<
     let rows = match host {
         None => here(context),
         Some(host) => match ask(host, context)? {
-            Ok(reply) => reply.modules.into_iter().map(Row::from).collect(),
+            Ok(rows) => rows,
             Err(outcome) => return Ok(verdict::tell(&outcome, context.globals.json)),
         },
     };
@@ -152,16 +153,61 @@ fn described(module: &dyn Module) -> wire::Spec {
     wire::Spec::from(module)
 }
 
-fn ask(host: &Host, context: &Context<'_>) -> anyhow::Result<Result<wire::DescribeReply, Outcome>> {
+/// The modules of a host: those that can be called, and of external ones also those that cannot, if
+/// the host's policy lets the caller see them.
+fn ask(host: &Host, context: &Context<'_>) -> anyhow::Result<Result<Vec<Row>, Outcome>> {
     let configuration = Configuration::load(context.globals, context.environment)?;
     crate::commands::call::start_logging(&configuration)?;
     let host = configuration.resolve(host)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let reply = runtime.block_on(context.connector.describe(&host));
+    let reply = runtime.block_on(async {
+        let reply = context.connector.describe(&host).await?;
+        let has_list = reply.modules.iter().any(|one| one.name == LIST_MODULES);
+        let listed = match has_list {
+            true => listed(&host, context).await,
+            false => None,
+        };
+        Ok((reply, listed))
+    });
     runtime.shutdown_background();
-    Ok(reply.map_err(Outcome::from))
+    Ok(reply
+        .map(|(reply, listed)| merged(reply, listed.unwrap_or_default()))
+        .map_err(|failure: ConnectFailure| Outcome::from(failure)))
+}
+
+/// What the host tells about its external modules; nothing if it does not want to.
+async fn listed(host: &ResolvedHost, context: &Context<'_>) -> Option<Vec<ToldModule>> {
+    let caller = context.connector.connect(host, LIST_MODULES).await.ok()?;
+    let mut conversation = caller.open(Request::default()).await.ok()?;
+    let mut listed = Vec::new();
+    while let Some(message) = conversation.channel.receive().await {
+        listed.push(ToldModule::parse(&message).ok()?);
+    }
+    let ended = conversation.outcome.wait().await;
+    caller.finish().await;
+    (ended == Outcome::SUCCESS).then_some(listed)
+}
+
+/// Each module once: what it is called, what it may do, and what is told of where it comes from.
+fn merged(reply: wire::DescribeReply, listed: Vec<ToldModule>) -> Vec<Row> {
+    let mut rows: Vec<_> = reply.modules.into_iter().map(Row::from).collect();
+    for told in listed {
+        let short = told.name.rsplit('/').next().unwrap_or_default().to_owned();
+        let mut callable = rows.iter().filter(|row| row.source.is_none());
+        let same = callable.position(|row| {
+            (row.name == short || row.name == told.name)
+                && row.kind == told.kind
+                && row.version == told.version
+        });
+        let mut row = Row::from(told);
+        if let Some(place) = same.filter(|_| row.state == "ready") {
+            row.effects = rows.remove(place).effects;
+        }
+        rows.push(row);
+    }
+    rows
 }
 
 impl From<wire::Spec> for Row {
@@ -183,6 +229,30 @@ impl From<wire::Spec> for Row {
             summary: spec.summary,
             reason: None,
             source: None,
+        }
+    }
+}
+
+impl From<ToldModule> for Row {
+    fn from(told: ToldModule) -> Self {
+        Self {
+            aliases: Vec::new(),
+            kind: match told.kind {
+                kind if kind.is_empty() => "unknown".to_owned(),
+                kind => kind,
+            },
+            halves: halves((told.server, told.client)),
+            effects: Vec::new(),
+            state: match told.state.as_str() {
+                "ready" => "ready",
+                "off" => "off",
+                _ => "broken",
+            },
+            source: Some(told.source),
+            name: told.name,
+            version: told.version,
+            summary: told.reason.clone().unwrap_or(told.summary),
+            reason: told.reason,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `legatus modules`: what modules there are, here or there, and what their authors need.
 
 mod check;
+mod install;
 mod list;
 mod new;
 mod sign;
@@ -47,6 +48,15 @@ enum Action {
         #[arg(last = true, value_name = "ARG")]
         arguments: Vec<std::ffi::OsString>,
     },
+    /// Install a module on a host that allows it
+    Install {
+        /// The artefact, or a folder with a `module.toml`
+        #[arg(value_hint = clap::ValueHint::AnyPath)]
+        file: PathBuf,
+        /// The host to install it on
+        #[arg(value_hint = clap::ValueHint::Hostname)]
+        host: Host,
+    },
     /// Make a project for a module
     New(new::New),
     /// Sign a module's folder
@@ -62,6 +72,7 @@ pub(crate) fn run(arguments: &Arguments, context: &Context<'_>) -> anyhow::Resul
         Action::Show { name } => list::show(name, context),
         Action::Check { file } => check::check(file, context),
         Action::Test { file, arguments } => check::test(file, arguments, context),
+        Action::Install { file, host } => install::run(file, host, context),
         Action::New(new) => new.run(),
         Action::Sign(sign) => sign.run(),
         Action::Verify(verify) => verify.run(context),
