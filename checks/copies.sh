@@ -450,8 +450,8 @@ killed_server() {
     mkdir "$folder/copy"
     echo old >"$folder/copy/1-large"
     case $1 in
-    upload) begin_copy "$folder/tree/" "$host:$folder/copy" ;;
-    download) begin_copy "$host:$folder/tree/" "$folder/copy" ;;
+    upload) begin_copy --reconnect 0 "$folder/tree/" "$host:$folder/copy" ;;
+    download) begin_copy --reconnect 0 "$host:$folder/tree/" "$folder/copy" ;;
     esac
     local children child
     mapfile -t children < <(process_tree "$server_pid")
@@ -485,7 +485,7 @@ interrupted_copy() {
 }
 
 interruptions() {
-    local runs=9
+    local runs=10
     if ((full)); then runs=200; fi
     new_folder
     python3 "$(dirname "$0")/interruptions.py" "$LEGATUS" "$pki" "$folder" "$runs" || fail "see above"

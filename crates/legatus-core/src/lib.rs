@@ -38,7 +38,7 @@ pub use host::{DEFAULT_PORT, Host, InvalidHost, Location};
 pub use local::{Input, Local, Output, Progress, Stream, Terminal, UserSignal};
 pub use module::{
     BoxFuture, Caller, Commander, Conversation, Inspection, Link, Module, Origin, PendingOutcome,
-    Sender,
+    Reconnection, Sender,
 };
 pub use outcome::Outcome;
 pub use peer::Peer;

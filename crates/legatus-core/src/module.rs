@@ -165,10 +165,39 @@ pub trait Caller: Send + Sync {
         Box::pin(std::future::pending())
     }
 
+    /// Opens calls of the same module on the same host over a connection of its own.
+    ///
+    /// # Errors
+    /// When there is no way to connect once more, or it cannot be.
+    fn another(&self) -> BoxFuture<'_, Result<Box<dyn Caller>, Fault>> {
+        Box::pin(std::future::ready(Err(Fault::new(
+            "there is no way to connect once more",
+        ))))
+    }
+
+    /// Connects again if the connection is lost: calls that are opened from then on use the new
+    /// one. Those of the lost one are ended at the server, should it not know that they are lost.
+    fn reconnect(&self) -> BoxFuture<'_, Reconnection> {
+        Box::pin(std::future::ready(Reconnection::Impossible))
+    }
+
     /// Waits until what the calls had to say last, such as a cancellation, has left.
     fn finish(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
+}
+
+/// What an attempt to connect again comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reconnection {
+    /// There is a new connection.
+    Done,
+    /// The connection is not lost.
+    NotLost,
+    /// Not this time, for this reason; another attempt may be made.
+    Failed(Fault),
+    /// There is no way to connect again.
+    Impossible,
 }
 
 /// What has become of the connection of kept calls.

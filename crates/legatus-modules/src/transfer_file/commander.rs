@@ -1,8 +1,6 @@
 //! The server half: target of uploads, source of downloads.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -11,10 +9,11 @@ use legatus_core::{
     Outcome, Request,
 };
 use prost::Message;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::Mode;
 use tokio_util::sync::CancellationToken;
 
 use super::TransferFile;
+use super::bounds::Bounds;
 use super::destination::{self, Destination, Wanted};
 use super::engine::Side;
 use super::messages::answer::Answer;
@@ -23,11 +22,12 @@ use super::messages::{self, Download, Failure, Finished, MakeFolders, PERMISSION
 use super::names;
 use super::receiving::{TargetJob, run_target};
 use super::report::{self, SourceCounts, reason};
+use super::sharing::Placing;
 use super::source::{SourceJob, SourcePath, run_source};
 
 impl Commander for TransferFile {
     fn inspect(&self, request: &Request) -> Result<Inspection, Fault> {
-        Ok(match action(request)? {
+        Ok(match decode(request)?.0 {
             Action::Upload(upload) => Inspection {
                 // What is there is looked at, and told in parts by sums of blocks.
                 effects: Effects::WRITE,
@@ -44,19 +44,35 @@ impl Commander for TransferFile {
         })
     }
 
+    fn admit(&self, mut request: Request) -> Result<Request, Fault> {
+        let mut told =
+            messages::Request::decode(request.body).map_err(|_| refuse("it is malformed"))?;
+        told.bounds = Some(self.bounds.get().clone());
+        request.body = told.encode_to_vec().into();
+        Ok(request)
+    }
+
     fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
         Box::pin(async move {
-            let action = action(&call.request)?;
+            let (mut action, bounds) = decode(&call.request)?;
+            let (read, write) = (Bounds::from(bounds.read), Bounds::from(bounds.write));
+            if let Err(fault) = self.keep_within(&mut action, &read, &write) {
+                return Ok(Outcome::Denied(fault));
+            }
             let cancelled = call.cancellation.child_token();
             // However this ends, an engine that is still running stops.
             let _stop = cancelled.clone().drop_guard();
             let work = async {
                 match action {
-                    Action::Upload(upload) => self.upload(upload, channel, &cancelled).await,
-                    Action::Download(download) => {
-                        self.download(download, channel, &cancelled).await
+                    Action::Upload(upload) => {
+                        self.upload(upload, &write, channel, &cancelled).await
                     }
-                    Action::MakeFolders(folders) => self.make_folders(&folders, &channel).await,
+                    Action::Download(download) => {
+                        self.download(download, &read, channel, &cancelled).await
+                    }
+                    Action::MakeFolders(folders) => {
+                        self.make_folders(&folders, &write, &channel).await
+                    }
                 }
             };
             let told = tokio::select! {
@@ -82,9 +98,12 @@ fn shown_list(paths: &[bytes::Bytes]) -> String {
     }
 }
 
-/// Decodes a request.
-fn action(request: &Request) -> Result<Action, Fault> {
-    let refuse = |why: &str| Fault::new(format!("cannot understand the request: {why}"));
+fn refuse(why: &str) -> Fault {
+    Fault::new(format!("cannot understand the request: {why}"))
+}
+
+/// Decodes a request: what is asked for, and where it is allowed.
+fn decode(request: &Request) -> Result<(Action, messages::Bounds), Fault> {
     let request =
         messages::Request::decode(request.body.clone()).map_err(|_| refuse("it is malformed"))?;
     let action = request
@@ -106,7 +125,7 @@ fn action(request: &Request) -> Result<Action, Fault> {
     {
         return Err(refuse("a suffix has no `/`"));
     }
-    Ok(action)
+    Ok((action, request.bounds.unwrap_or_default()))
 }
 
 async fn cancel_on_control(
@@ -122,22 +141,66 @@ async fn cancel_on_control(
 }
 
 impl TransferFile {
+    /// Refuses what the server's settings do not allow. Of a target that may be written and not read,
+    /// nothing is told.
+    fn keep_within(&self, action: &mut Action, read: &Bounds, write: &Bounds) -> Result<(), Fault> {
+        match action {
+            Action::Upload(upload) => {
+                let target = self.below_home(&upload.target)?;
+                write.check(&target, &upload.target)?;
+                let options = upload.options.get_or_insert_default();
+                if read.allow(&target) {
+                    return Ok(());
+                }
+                options.whole_file = true;
+                let tells = options.checksum || options.itemize || options.delete;
+                if tells || options.dry_run {
+                    return Err(Fault::new(format!(
+                        "{} may be written and not read: nothing is compared, listed or deleted",
+                        names::shown(&upload.target)
+                    )));
+                }
+            }
+            Action::Download(download) => {
+                for source in &download.sources {
+                    read.check(&self.below_home(source)?, source)?;
+                }
+            }
+            Action::MakeFolders(folders) => {
+                for path in &folders.paths {
+                    write.check(&self.below_home(path)?, path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn upload(
         &self,
         upload: Upload,
+        bounds: &Bounds,
         channel: Channel,
         cancelled: &CancellationToken,
     ) -> Result<Outcome, Fault> {
         let options = upload.options.unwrap_or_default();
+        let open = |path: &Path, no_follow: bool| bounds.open(path, no_follow);
         let wanted = Wanted {
             path: &self.below_home(&upload.target)?,
             shown: &upload.target,
             into_folder: upload.into_folder,
             no_parents: options.no_parents,
             dry_run: options.dry_run,
+            placed: upload.placed,
+        };
+        let destination = Destination::find(&open, &wanted)?;
+        send(&channel, Answer::Placed(destination.placed())).await?;
+        let above = match options.atomic {
+            true => destination.above(&open, &wanted)?,
+            false => None,
         };
         let job = TargetJob {
-            destination: Destination::find(&open, &wanted)?,
+            destination,
+            above,
             shown: OsStr::from_bytes(&upload.target),
             options,
             asked: None,
@@ -150,9 +213,11 @@ impl TransferFile {
     async fn download(
         &self,
         mut download: Download,
+        bounds: &Bounds,
         channel: Channel,
         cancelled: &CancellationToken,
     ) -> Result<Outcome, Fault> {
+        let open = |path: &Path, no_follow: bool| bounds.open(path, no_follow);
         let mut paths = Vec::with_capacity(download.sources.len());
         for source in &download.sources {
             paths.push(self.below_home(source)?);
@@ -169,6 +234,7 @@ impl TransferFile {
             count: download.count,
             options: download.options.take().unwrap_or_default(),
             named: None,
+            placed: &Placing::default(),
         };
         let work = run_source(job, channel, Side::Server);
         let summary = tokio::select! {
@@ -184,8 +250,10 @@ impl TransferFile {
     async fn make_folders(
         &self,
         folders: &MakeFolders,
+        bounds: &Bounds,
         channel: &Channel,
     ) -> Result<Outcome, Fault> {
+        let open = |path: &Path, no_follow: bool| bounds.open(path, no_follow);
         let mut finished = Finished::default();
         let mode = folders.mode.map(Mode::from_raw_mode);
         for shown in &folders.paths {
@@ -227,11 +295,4 @@ impl TransferFile {
 async fn send(channel: &Channel, answer: Answer) -> Result<(), Fault> {
     let sent = channel.send(messages::message(answer)).await;
     sent.map_err(|_| Fault::new("the caller stopped listening"))
-}
-
-/// Opens a file or folder for reading, without waiting for a FIFO's writer.
-fn open(path: &Path, no_follow: bool) -> io::Result<File> {
-    let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    flags.set(OFlags::NOFOLLOW, no_follow);
-    Ok(openat(CWD, path, flags, Mode::empty())?.into())
 }

@@ -2,19 +2,22 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, statat};
 
 use super::change::Differences;
 use super::delta;
 use super::folders::open_beneath;
 use super::judging::{Judge, kind};
-use super::messages::{Attributes, Rest};
+use super::messages::{Attributes, Rest, Time};
 use super::metadata;
 use super::partial::{self, PARTIAL_BYTES, Partial};
 use super::site::Site;
+use super::staged::Staged;
+use super::staging::copy_contents;
 use super::target::{Notice, Pending};
 use super::temporary::Place;
 use super::xattrs;
@@ -28,7 +31,10 @@ impl Judge {
         attributes: Attributes,
         file: &super::messages::File,
     ) -> io::Result<bool> {
-        let stat = self.stat(name)?;
+        let stat = match self.take_over(site, name, &attributes, file.size)? {
+            None => self.stat(name)?,
+            taken => taken,
+        };
         let differences = match &stat {
             Some(stat) if kind(stat) == FileType::RegularFile => {
                 self.compare(site, name, &attributes, file, stat)?
@@ -42,7 +48,8 @@ impl Judge {
             || differences.contents
             || differences.size
             || differences.time && !self.shared.options.checksum;
-        if !other_contents {
+        let apart = self.shared.options.atomic && differences.any();
+        if !other_contents && (!apart || self.copy_apart(site, name)?) {
             self.keep(site, name, &attributes, differences, file.size)?;
             return Ok(false);
         }
@@ -57,6 +64,53 @@ impl Judge {
         }
         let older = stat.filter(|_| !differences.is_new);
         self.want(site, name, attributes, file.size, older.as_ref())?;
+        Ok(true)
+    }
+
+    /// Takes a file from what an earlier copy of the whole tree left, if it is not there already.
+    fn take_over(
+        &self,
+        site: &Arc<Site>,
+        name: &[u8],
+        attributes: &Attributes,
+        size: u64,
+    ) -> io::Result<Option<Stat>> {
+        let Some(stage) = &self.stage else {
+            return Ok(None);
+        };
+        let folder = site.open()?;
+        let stat = || statat(&*folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        if let Ok(stat) = stat()
+            && u64::try_from(stat.st_size) == Ok(size)
+            && Some(Time::modified(&stat)) == attributes.modified
+        {
+            return Ok(None);
+        }
+        let place = Place::new(folder.as_fd(), &site.sweep);
+        let above = site.names();
+        let taken = stage.take_over((place, &above, name), size, attributes.modified);
+        Ok(if taken { Some(stat()?) } else { None })
+    }
+
+    /// Gives a file of a tree that is made beside its name an inode of its own, before its attributes
+    /// change: it is that of the tree which is there. False if it cannot be read.
+    fn copy_apart(&self, site: &Arc<Site>, name: &[u8]) -> io::Result<bool> {
+        if self.shared.options.dry_run {
+            return Ok(true);
+        }
+        let Ok(older) = open_older(site, name) else {
+            return Ok(false);
+        };
+        let folder = site.open()?;
+        let place = Place::new(folder.as_fd(), &site.sweep);
+        let newer = Staged::create(place, name)?;
+        copy_contents(&older, newer.file())?;
+        newer.sync_if(self.shared.durability.is_enabled())?;
+        // What is not set anew below.
+        let stat = rustix::fs::fstat(&older)?;
+        let (attributes, mode) = super::staging::attributes(&stat, xattrs::of_open(&older)?);
+        metadata::set(newer.as_fd(), &attributes, mode, false, true)?;
+        newer.commit(place, name)?;
         Ok(true)
     }
 
@@ -113,14 +167,13 @@ impl Judge {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 // Its owner may give it another mode, though not look into it.
-                let (folder, flags) = (site.open()?, AtFlags::empty());
-                rustix::fs::chmodat(&*folder, name, mode | Mode::RUSR, flags)?;
+                metadata::set_mode(&*site.open()?, name, mode | Mode::RUSR)?;
                 open_older(site, name)?
             }
             Err(error) => return Err(error),
         };
         let archive = shared.options.archive;
-        let file = std::os::fd::AsFd::as_fd(&file);
+        let file = file.as_fd();
         let lost = metadata::set(file, attributes, mode, is_given, archive)?;
         shared.note_lost(lost);
         site.touch();
@@ -179,7 +232,7 @@ impl Judge {
 
     fn take_partial(&self, pending: &Pending) -> io::Result<Option<(Partial, File)>> {
         let folder = pending.site.open()?;
-        Place::new(std::os::fd::AsFd::as_fd(&folder), &pending.site.sweep).sweep();
+        Place::new(folder.as_fd(), &pending.site.sweep).sweep();
         let taken = Partial::take(&folder, &pending.name, pending.size, &pending.attributes);
         match taken {
             Ok(Some((mut partial, file))) => {

@@ -3,11 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, fchmod, unlinkat};
 use rustix::io::Errno;
 
 use super::filter::Filter;
-use super::folders::{DEPTH, Identity, identity, open_folder, reopen_parent};
+use super::folders::{DEPTH, Identity, OPEN_FOLDERS, identity, open_folder, reopen_parent};
 use super::temporary::is_temporary;
 
 /// Names of the entries of a folder, for which a look is enough whether they should be there.
@@ -29,13 +29,16 @@ pub(super) struct Removal<'a> {
     pub(super) filter: &'a Filter,
     /// Only tell.
     pub(super) dry_run: bool,
+    /// Folders whose modes forbid to remove what is in them get others.
+    pub(super) opens_up: bool,
     /// Hears of each entry: its names from the root of the copy, and whether it is a folder.
     pub(super) told: &'a mut dyn FnMut(&[&[u8]], bool),
 }
 
 /// A folder that is being emptied.
 struct Level {
-    folder: OwnedFd,
+    /// `None` while it is too far up to stay open.
+    folder: Option<OwnedFd>,
     identity: Identity,
     left: Vec<(Vec<u8>, bool)>,
     /// Something in it stays.
@@ -65,12 +68,13 @@ impl Removal<'_> {
             let Some(level) = levels.last_mut() else {
                 break;
             };
+            let folder = level.folder.as_ref().ok_or(Errno::BADF)?;
             if let Some((name, is_folder)) = level.left.pop() {
                 let names: Vec<&[u8]> = above.iter().map(Vec::as_slice).collect();
                 if is_temporary(&name) && !is_folder {
                     // A copy of ours left it.
                     if !self.dry_run {
-                        unlinkat(&level.folder, &name, AtFlags::empty()).ok();
+                        unlinkat(folder, &name, AtFlags::empty()).ok();
                     }
                 } else if self
                     .filter
@@ -78,29 +82,35 @@ impl Removal<'_> {
                 {
                     level.keeps = true;
                 } else if is_folder && depth < DEPTH {
-                    let inner = self.level(&level.folder, &mut above, &name)?;
+                    let inner = self.level(folder, &mut above, &name)?;
                     levels.push(inner);
+                    // Those far up are opened again on the way back.
+                    if let Some(far) = levels.len().checked_sub(OPEN_FOLDERS + 1)
+                        && let Some(level) = levels.get_mut(far)
+                    {
+                        level.folder = None;
+                    }
                 } else {
-                    self.unlink(&level.folder, &names, &name)?;
+                    self.unlink(folder, &names, &name)?;
                 }
                 continue;
             }
             let Some(done) = levels.pop() else { break };
             let Some(name) = above.pop() else { break };
-            if done.keeps {
-                if let Some(level) = levels.last_mut() {
-                    level.keeps = true;
-                }
-                continue;
-            }
             // By the way that it was come to: what is there now may be another.
             let names: Vec<&[u8]> = above.iter().map(Vec::as_slice).collect();
-            match levels.last() {
-                Some(level) => {
-                    reopen_parent(&done.folder, level.identity)?;
-                    self.rmdir(&level.folder, &names, &name)?;
+            let Some(level) = levels.last_mut() else {
+                if !done.keeps {
+                    self.rmdir(&parent, names.get(..base).unwrap_or(&names), &name)?;
                 }
-                None => self.rmdir(&parent, names.get(..base).unwrap_or(&names), &name)?,
+                break;
+            };
+            let inner = done.folder.as_ref().ok_or(Errno::BADF)?;
+            let folder = &*level.folder.insert(reopen_parent(inner, level.identity)?);
+            if done.keeps {
+                level.keeps = true;
+            } else {
+                self.rmdir(folder, &names, &name)?;
             }
         }
         Ok(())
@@ -108,10 +118,13 @@ impl Removal<'_> {
 
     fn level(&self, parent: impl AsFd, above: &mut Vec<Vec<u8>>, name: &[u8]) -> io::Result<Level> {
         let folder = open_folder(parent, name)?;
+        if self.opens_up && !self.dry_run {
+            fchmod(&folder, Mode::RWXU)?;
+        }
         let level = Level {
             identity: identity(&folder)?,
             left: entries(&folder)?,
-            folder,
+            folder: Some(folder),
             keeps: false,
         };
         above.push(name.to_vec());

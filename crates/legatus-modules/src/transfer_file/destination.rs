@@ -7,20 +7,31 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use legatus_core::Fault;
-use rustix::fs::{FileType, Mode, OFlags, fchmod, fsync, mkdirat, openat};
+use rustix::fs::{FileType, Mode, fchmod, fsync, mkdirat};
 use rustix::io::Errno;
 
-use super::folders::{Open, kind};
+use super::folders::{Open, kind, open_folder};
+use super::messages::Placed;
 use super::names;
 use super::report::reason;
 
 /// Where a copy goes.
 #[derive(Debug)]
 pub(super) enum Destination {
-    /// Into this folder, which was made for the copy or was there.
-    Into { folder: OwnedFd, is_new: bool },
-    /// To this name, which is no folder, in this folder.
-    As(OwnedFd, Vec<u8>),
+    /// Into this folder. It may have been made for the copy (`is_ours`), and if that goes on after its
+    /// connection was lost not be new nevertheless.
+    Into {
+        folder: OwnedFd,
+        is_new: bool,
+        is_ours: bool,
+    },
+    /// To this name, which is no folder, in this folder. If the copy goes on, a folder at it is the
+    /// copy's (`is_ours`).
+    As {
+        parent: OwnedFd,
+        name: Vec<u8>,
+        is_ours: bool,
+    },
     /// Where nothing is and nothing is made: only what would be done is told. With a name as
     /// [`Self::As`].
     Nowhere(Option<Vec<u8>>),
@@ -36,13 +47,15 @@ pub(super) struct Wanted<'a> {
     pub(super) no_parents: bool,
     /// Make nothing.
     pub(super) dry_run: bool,
+    /// What the target was when the copy began, if this goes on with it.
+    pub(super) placed: Option<Placed>,
 }
 
 impl Destination {
     /// The folder that the sources' own entries are made in; `None` if it would be made.
     pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Into { folder, .. } | Self::As(folder, _) => Some(folder.as_fd()),
+            Self::Into { folder, .. } | Self::As { parent: folder, .. } => Some(folder.as_fd()),
             Self::Nowhere(_) => None,
         }
     }
@@ -56,7 +69,7 @@ impl Destination {
     pub(super) fn name(&self) -> Option<&[u8]> {
         match self {
             Self::Into { .. } => None,
-            Self::As(_, name) => Some(name),
+            Self::As { name, .. } => Some(name),
             Self::Nowhere(name) => name.as_deref(),
         }
     }
@@ -70,8 +83,9 @@ impl Destination {
     /// before its entries came.
     pub(super) fn is_given(&self, name: &[u8]) -> bool {
         match self {
-            Self::Into { is_new, .. } => !is_new && name == b".",
-            Self::As(..) | Self::Nowhere(_) => true,
+            Self::Into { is_ours, .. } => !is_ours && name == b".",
+            Self::As { is_ours, .. } => !is_ours,
+            Self::Nowhere(_) => true,
         }
     }
 
@@ -79,7 +93,58 @@ impl Destination {
         Self::Into {
             folder,
             is_new: false,
+            is_ours: false,
         }
+    }
+
+    /// The folder that the target's own folder is in, and its name there.
+    ///
+    /// # Errors
+    /// When that folder cannot be opened.
+    pub(super) fn above(
+        &self,
+        open: &Open<'_>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<(OwnedFd, Vec<u8>)>, Fault> {
+        if !matches!(self, Self::Into { .. }) {
+            return Ok(None);
+        }
+        let (parent, name) = names::split(wanted.path);
+        let shown = names::shown(wanted.shown);
+        match open_existing(open, parent) {
+            Ok(parent) => Ok(Some((parent, name.as_bytes().to_vec()))),
+            Err(error) => Err(unreachable_target(&shown, &error, false)),
+        }
+    }
+
+    /// What it is, to be told to the other half.
+    pub(super) fn placed(&self) -> Placed {
+        Placed {
+            renamed: self.name().is_some(),
+            made: matches!(self, Self::Into { is_ours: true, .. }),
+        }
+    }
+
+    /// The same once more, for when the connection is lost: what is there by then is the copy's.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub(super) fn again(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Into {
+                folder, is_ours, ..
+            } => Self::Into {
+                folder: folder.try_clone()?,
+                is_new: false,
+                is_ours: *is_ours,
+            },
+            Self::As { parent, name, .. } => Self::As {
+                parent: parent.try_clone()?,
+                name: name.clone(),
+                is_ours: true,
+            },
+            Self::Nowhere(name) => Self::Nowhere(name.clone()),
+        })
     }
 
     /// Finds the target; makes its missing parents, and itself if it can only be a folder.
@@ -93,7 +158,11 @@ impl Destination {
         }
         if names::means_folder(wanted.shown) {
             return ensure_folder(open, wanted.path, wanted.no_parents.then_some(1))
-                .map(|(folder, is_new)| Self::Into { folder, is_new })
+                .map(|(folder, is_new)| Self::Into {
+                    folder,
+                    is_new,
+                    is_ours: is_new || wanted.placed.is_some_and(|placed| placed.made),
+                })
                 .map_err(|error| unreachable_target(&shown, &error, wanted.no_parents));
         }
         let (parent, name) = names::split(wanted.path);
@@ -107,20 +176,33 @@ impl Destination {
             }
             Err(error) => return Err(unreachable_target(&shown, &error, wanted.no_parents)),
         };
+        if wanted.placed.is_some_and(|placed| placed.renamed) {
+            let name = name.as_bytes().to_vec();
+            return Ok(Self::As {
+                parent,
+                name,
+                is_ours: true,
+            });
+        }
         // As everywhere, a target that is a symbolic link to a folder is that folder.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match openat(&parent, name, flags, Mode::empty()) {
+        // By its path, which leads nowhere that is out of bounds.
+        match open_existing(open, wanted.path) {
             Ok(folder) => Ok(Self::existing(folder)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if wanted.into_folder => {
+            Err(error) if is_no_folder(&error) && wanted.into_folder => {
                 let fault = Fault::new(format!("the target {shown} is no folder"));
                 Err(fault.with_hint(
                     "several sources need a folder as target; if it ends in `/` it is made",
                 ))
             }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                Ok(Self::As(parent, name.as_bytes().to_vec()))
+            Err(error) if is_no_folder(&error) => {
+                let name = name.as_bytes().to_vec();
+                Ok(Self::As {
+                    parent,
+                    name,
+                    is_ours: false,
+                })
             }
-            Err(error) => Err(unreachable_target(&shown, &error.into(), false)),
+            Err(error) => Err(unreachable_target(&shown, &error, false)),
         }
     }
 }
@@ -146,11 +228,23 @@ impl Destination {
         let (parent, name) = names::split(wanted.path);
         let name = name.as_bytes().to_vec();
         match open_existing(open, parent) {
-            Ok(parent) => Ok(Self::As(parent, name)),
+            Ok(parent) => Ok(Self::As {
+                parent,
+                name,
+                is_ours: false,
+            }),
             Err(error) if missing(&error) => Ok(Self::Nowhere(Some(name))),
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+/// Whether an error says that there is no folder, but perhaps something else.
+fn is_no_folder(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+    )
 }
 
 fn unreachable_target(shown: &str, error: &io::Error, no_parents: bool) -> Fault {
@@ -233,8 +327,8 @@ fn make_in(parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
         Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(parent, name, flags, Mode::empty())?)
+    // It was not there: what is there now and no folder was put there to lead elsewhere.
+    open_folder(parent, name.as_bytes())
 }
 
 /// Waits until the entries of a folder are on the disk, where the file system can do that.

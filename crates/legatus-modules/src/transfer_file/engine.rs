@@ -5,6 +5,7 @@ use legatus_core::Local;
 use super::change;
 use super::messages::{Change, Failure};
 use super::report::{Gauge, Shown};
+use super::tally::Tally;
 
 /// On which side an engine runs, and so who is told of what it does.
 #[derive(Clone, Copy)]
@@ -15,6 +16,8 @@ pub(super) enum Side<'a> {
         host: &'a str,
         /// Who prints changes.
         changes: &'a change::Printer,
+        /// Who shows how far it is.
+        tally: &'a Tally<'a>,
     },
     /// In the server: the other half.
     Server,
@@ -54,7 +57,7 @@ impl<'a> Side<'a> {
 
     pub(super) fn show(self, gauge: &'a Gauge) -> Option<Shown<'a>> {
         match self {
-            Self::Client { local, .. } => Some(Shown::new(gauge, local.progress())),
+            Self::Client { tally, .. } => Some(Shown::new(gauge, tally)),
             Self::Server => None,
         }
     }

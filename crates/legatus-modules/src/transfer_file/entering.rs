@@ -18,6 +18,7 @@ use super::metadata;
 use super::names;
 use super::report::reason;
 use super::site::Site;
+use super::staging::Stage;
 use super::target::{Notice, TargetError};
 use super::temporary::is_temporary;
 use super::tree::Node;
@@ -37,7 +38,12 @@ impl Judge {
                 return Ok(());
             }
         };
-        match self.enter(&name, attributes, folder.implied) {
+        let staged = if self.levels.is_empty() {
+            self.stage(&name)
+        } else {
+            Ok(())
+        };
+        match staged.and_then(|()| self.enter(&name, attributes, folder.implied)) {
             Ok(site) => {
                 let names = self.shared.options.delete && !folder.implied && site.node().is_some();
                 let names = names.then(HashSet::new);
@@ -53,6 +59,30 @@ impl Judge {
         }
     }
 
+    /// Has the tree that begins with this entry made beside its name, if that is wanted.
+    fn stage(&mut self, name: &[u8]) -> io::Result<()> {
+        if !self.shared.options.atomic || self.shared.options.dry_run {
+            return Ok(());
+        }
+        let none = || io::Error::other("it has no folder above it");
+        let (parent, name) = match name {
+            b"." => self.above.take().ok_or_else(none)?,
+            name => {
+                let folder = self.destination.folder().ok_or_else(none)?;
+                (folder.try_clone_to_owned()?, name.to_vec())
+            }
+        };
+        let shared = Arc::clone(&self.shared);
+        let stage = Stage::begin(parent, &name, &|| shared.is_stopped())?;
+        let (folder, _) = stage.place()?;
+        let identity = super::folders::identity(&folder)?;
+        let top = Node::root(folder, identity, &Arc::default());
+        let origin = Arc::clone(&self.at_top.origin);
+        self.at_top = Site::top(Some(top), origin, self.at_top.sweep.another());
+        self.stage = Some(stage);
+        Ok(())
+    }
+
     pub(super) fn enter(
         &self,
         name: &[u8],
@@ -65,13 +95,21 @@ impl Judge {
         // A folder that the user named as the target and that was there keeps its mode, such as a
         // home into which a source's contents go.
         let is_given = self.levels.is_empty() && self.destination.is_given(name);
-        let stat = self.stat(name)?;
+        // Where it is for now.
+        let staged = self.stage.as_ref().filter(|_| self.levels.is_empty());
+        let is_fresh = staged.is_some_and(|stage| !stage.replaces);
+        let at = match staged {
+            Some(stage) => stage.place()?.1,
+            None => name,
+        };
+        let stat = self.stat(at)?;
         let is_folder = stat
             .as_ref()
             .is_some_and(|stat| kind(stat) == FileType::Directory);
-        let mut is_new = self.levels.is_empty() && self.destination.is_new(name);
+        let is_made = self.levels.is_empty() && self.destination.is_new(name);
+        let mut is_new = is_made || is_fresh;
         if stat.is_some() && !is_folder && options.delete && !is_given {
-            self.clear(name, false)?;
+            self.clear(at, false)?;
         }
         let node = if options.dry_run && (!is_folder || parent.node().is_none()) {
             if stat.is_some() && !is_folder && !options.delete {
@@ -84,20 +122,22 @@ impl Judge {
         } else {
             let folder = parent.open()?;
             let opened = if options.dry_run {
-                open_folder(&*folder, name)?
+                open_folder(&*folder, at)?
             } else {
-                let (opened, made) = make_or_open(folder.as_fd(), name)?;
+                let (opened, made) = make_or_open(folder.as_fd(), at)?;
                 is_new |= made;
                 opened
             };
             let above = parent.node().ok_or(Errno::NOENT)?;
-            Some((Node::opened(above, name, opened)?, folder))
+            Some((Node::opened(above, at, opened)?, folder))
         };
         let attributes = match &node {
             Some((node, _)) if is_given && !is_new => own_mode(&*node.open()?, attributes)?,
             _ => Some(attributes),
         };
-        let attributes = attributes.filter(|_| is_new || !implied);
+        // Of one with others at work in it, the mode may forbid that; it comes afterwards.
+        let is_shared = options.share.is_some();
+        let attributes = attributes.filter(|_| (is_new || !implied) && !is_shared);
         let differences = match (&node, &attributes) {
             (Some((node, _)), Some(attributes)) if !is_new => {
                 let folder = node.open()?;
@@ -120,7 +160,7 @@ impl Judge {
             }
         }
         let node = node.map(|(node, _)| node);
-        Ok(Site::below(&parent, node, name, is_new, attributes))
+        Ok(Site::below(&parent, node, at, is_new, attributes))
     }
 
     pub(super) fn leave(&mut self, incomplete: bool) -> Result<(), TargetError> {
@@ -211,6 +251,7 @@ impl Judge {
         let removed = Removal {
             filter: &self.filter,
             dry_run: self.shared.options.dry_run,
+            opens_up: false,
             told: &mut told,
         }
         .remove(&**folder, &above, name, is_folder);

@@ -1,10 +1,11 @@
 //! Files while they are written: what comes is hashed and handed to the disk.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, Mode, linkat, unlinkat};
+use rustix::fs::{AtFlags, Mode, copy_file_range, fstatfs, linkat, unlinkat};
 use rustix::io::Errno;
 
 use super::delta::BLOCK_BYTES;
@@ -42,6 +43,8 @@ pub(super) struct Growing {
     pub(super) partial: Option<Partial>,
     /// The last that came was a hole.
     pub(super) ends_in_hole: bool,
+    /// Blocks of the older file can be shared with it.
+    shares: bool,
 }
 
 /// A file that is complete and has no name yet.
@@ -61,10 +64,12 @@ impl Growing {
             } else if offset != partial.verified() {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
+            let shares = pending.basis.is_some() && shares_blocks(&file);
             return Ok(Self {
                 staged: Staged::lasting(file, offset)?,
                 partial: Some(partial),
                 ends_in_hole: false,
+                shares,
             });
         }
         if offset > 0 {
@@ -72,12 +77,64 @@ impl Growing {
         }
         let folder = pending.site.open()?;
         let place = Place::new(folder.as_fd(), &pending.site.sweep);
+        let staged = Staged::create(place, &pending.name)?;
+        let shares = pending.basis.is_some() && shares_blocks(staged.file());
         Ok(Self {
-            staged: Staged::create(place, &pending.name)?,
+            staged,
             partial: None,
             ends_in_hole: false,
+            shares,
         })
     }
+
+    /// Has the file go on with a range of the older one, without copying it where their blocks can be
+    /// shared, and reads what is there then; or reads and writes. Either way `data` is what the new file
+    /// has.
+    fn share(&mut self, basis: &File, from: u64, at: u64, data: &mut [u8]) -> io::Result<()> {
+        if self.shares {
+            match share_range(basis, from, self.staged.file(), at, data.len()) {
+                Ok(()) => {
+                    self.staged.file().read_exact_at(data, at)?;
+                    return self.staged.skip(data.len() as u64);
+                }
+                // What is not between whole blocks of the file system, for example.
+                Err(Errno::INVAL | Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        basis.read_exact_at(data, from)?;
+        self.staged.write(data)
+    }
+}
+
+/// Whether files there can share blocks. Elsewhere the kernel would copy them, and we read them once more
+/// to hash them: that is slower than to read and write.
+fn shares_blocks(file: &File) -> bool {
+    const BTRFS: u64 = 0x9123_683e;
+    const XFS: u64 = 0x5846_5342;
+    const BCACHEFS: u64 = 0xca45_1a4e;
+    let kind = fstatfs(file).map(|stat| u64::try_from(stat.f_type));
+    matches!(kind, Ok(Ok(BTRFS | XFS | BCACHEFS)))
+}
+
+/// Makes a range of a file that of another.
+fn share_range(
+    from: &File,
+    mut from_at: u64,
+    to: &File,
+    mut to_at: u64,
+    mut length: usize,
+) -> Result<(), Errno> {
+    while length > 0 {
+        // It moves both places on.
+        let (first, second) = (Some(&mut from_at), Some(&mut to_at));
+        match copy_file_range(from, first, to, second, length)? {
+            // The older file has become shorter; reading tells it.
+            0 => return Err(Errno::INVAL),
+            copied => length = length.saturating_sub(copied),
+        }
+    }
+    Ok(())
 }
 
 impl Pending {
@@ -138,7 +195,8 @@ impl Current {
         Ok(())
     }
 
-    /// Copies blocks of the older file; what is handed to write(2) is what is hashed.
+    /// Copies blocks of the older file; what is handed to write(2), or is in the new file, is what is
+    /// hashed.
     pub(super) fn copy(
         &mut self,
         mut from: u64,
@@ -161,7 +219,7 @@ impl Current {
                 room.resize(length, 0);
             }
             let data = room.get_mut(..length).unwrap_or_default();
-            basis.read_exact_at(data, from)?;
+            file.share(basis, from, self.at.saturating_add(copied), data)?;
             for window in data.chunks_exact(block) {
                 self.transcript
                     .block(&blake3::hash(window), window.len() as u64);
@@ -169,7 +227,6 @@ impl Current {
             if let Some(whole) = &mut self.whole {
                 whole.update(data);
             }
-            file.staged.write(data)?;
             from = from.saturating_add(now);
             bytes -= now;
             copied += now;
@@ -204,6 +261,7 @@ impl Current {
             staged,
             partial: Some(partial),
             ends_in_hole,
+            ..
         }) = &mut self.file
         else {
             return Ok(());

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -21,6 +22,7 @@ use super::names;
 use super::ownership::Mapping;
 use super::report::reason;
 use super::site::{Origin, Site};
+use super::staging::Stage;
 use super::target::{Notice, Shared, TargetError};
 use super::temporary::Sweep;
 use super::tree::Node;
@@ -45,7 +47,7 @@ pub(super) struct Judge {
     pub(super) hashes: RandomState,
     /// The source whose entry has not begun.
     root: Option<Root>,
-    at_top: Arc<Site>,
+    pub(super) at_top: Arc<Site>,
     pub(super) levels: Vec<Level>,
     /// Folders that we are in and that could not be made: nothing in them is.
     pub(super) skipping: usize,
@@ -54,6 +56,16 @@ pub(super) struct Judge {
     /// The number of the event.
     pub(super) number: u64,
     sweep: Sweep,
+    /// The folder that the target's folder is in, and its name there, where that may be swapped.
+    pub(super) above: Option<(OwnedFd, Vec<u8>)>,
+    /// The tree that is made beside its name.
+    pub(super) stage: Option<Stage>,
+}
+
+/// What is left to be done when all has come.
+pub(super) struct Ending {
+    pub(super) links: Links,
+    pub(super) stage: Option<Stage>,
 }
 
 impl Judge {
@@ -95,6 +107,8 @@ impl Judge {
             links: Links::default(),
             number: 0,
             sweep,
+            above: None,
+            stage: None,
         })
     }
 
@@ -103,7 +117,7 @@ impl Judge {
         mut self,
         messages: Receiver<Bytes>,
         waiting: &AtomicUsize,
-    ) -> Result<Links, TargetError> {
+    ) -> Result<Ending, TargetError> {
         loop {
             let message = match messages.try_recv() {
                 Ok(message) => message,
@@ -131,7 +145,7 @@ impl Judge {
         }
     }
 
-    fn end(self) -> Result<Links, TargetError> {
+    fn end(self) -> Result<Ending, TargetError> {
         if !self.levels.is_empty() || self.skipping > 0 {
             return Err(Misbehaved("an end in the middle").into());
         }
@@ -139,7 +153,10 @@ impl Judge {
         self.shared.let_go(&self.at_top)?;
         self.shared.flush()?;
         self.shared.end();
-        Ok(self.links)
+        Ok(Ending {
+            links: self.links,
+            stage: self.stage,
+        })
     }
 
     /// Whether the event is settled later.
@@ -169,6 +186,9 @@ impl Judge {
     fn root(&mut self, root: Root) -> Result<(), TargetError> {
         if !self.levels.is_empty() || self.skipping > 0 {
             return Err(Misbehaved("a source inside of another").into());
+        }
+        if self.stage.is_some() {
+            return Err(Misbehaved("a second source for one tree").into());
         }
         if let Some(asked) = &mut self.asked
             && asked.pop().as_ref() != Some(&root)

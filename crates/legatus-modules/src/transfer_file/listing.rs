@@ -23,6 +23,7 @@ use super::opening::{Opened, Root, look, open_entry};
 use super::ownership::Names;
 use super::packer::{Packer, Stopped};
 use super::report::{Gauge, SourceCounts, reason};
+use super::sharing;
 use super::xattrs;
 
 /// Events are sent when there are so many bytes of them, so that answers come while we walk.
@@ -168,7 +169,15 @@ impl Lister {
         parent: Option<OwnedFd>,
         name: &[u8],
     ) -> Result<(), Stopped> {
+        let share = self.options.share;
+        let is_left = |stat: &Stat, share| {
+            walk.is_at_root() || sharing::leaves(share, walk.names(), name, stat)
+        };
         match opened {
+            Opened::Seen(stat) if share.is_some_and(|share| is_left(&stat, share)) => Ok(()),
+            Opened::File(_) | Opened::Link { .. } | Opened::Special(..) if share.is_some() => {
+                Ok(())
+            }
             Opened::File(file) => match fstat(&file) {
                 Ok(stat) => self.file(walk, At::Opened(file), &stat, name),
                 Err(error) => self.failed(walk, Some(name), &reason(&error.into())),
@@ -177,7 +186,7 @@ impl Lister {
                 Ok(at) => self.file(walk, at, &stat, name),
                 Err(error) => self.failed(walk, Some(name), &reason(&error)),
             },
-            Opened::Folder(folder) => self.folder(walk, folder, name, false),
+            Opened::Folder(folder) => self.folder(walk, folder, name, share.is_some()),
             Opened::Link { target, stat } => {
                 let attributes = self.attributes(walk, name, &stat)?;
                 self.gauge.advance(0, 1);

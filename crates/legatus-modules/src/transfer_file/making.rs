@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Stat, makedev, mknodat, readlinkat, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, Stat, makedev, mknodat, readlinkat, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::change::Differences;
@@ -12,6 +14,7 @@ use super::judging::{Judge, kind};
 use super::messages::{Attributes, HardLink, Link, Misbehaved, Special};
 use super::metadata;
 use super::names;
+use super::site::Site;
 use super::staged;
 use super::target::TargetError;
 use super::temporary::Place;
@@ -75,15 +78,12 @@ impl Judge {
             kind_wanted,
             FileType::CharacterDevice | FileType::BlockDevice
         );
-        let mode = attributes.file_mode(0o600);
         let made = self.stat(&name).and_then(|stat| {
             let is_it = stat.as_ref().is_some_and(|stat| {
                 kind(stat) == kind_wanted && (!is_device || stat.st_rdev == device)
             });
             let make = |folder: &OwnedFd, name: &[u8]| {
-                mknodat(folder, name, kind_wanted, mode, device)?;
-                // Less the umask, which is not the source's.
-                rustix::fs::chmodat(folder, name, mode, AtFlags::empty())
+                mknodat(folder, name, kind_wanted, Mode::RUSR | Mode::WUSR, device)
             };
             let letter = if is_device { 'D' } else { 'S' };
             self.make_entry(&name, &attributes, stat, is_it, (letter, b""), make)
@@ -110,12 +110,20 @@ impl Judge {
         if let (Some(stat), true) = (&stat, is_it) {
             let folder = site.open()?;
             let present = || xattrs::of(&*folder, name);
-            let mode = (letter != 'L').then(|| attributes.file_mode(0o600));
+            let mode = (letter != 'L').then(|| special_mode(attributes));
             let differences = metadata::differences(attributes, mode, stat, present, archive);
             if differences.any() {
                 self.change(differences.flags('.', letter), &site, name, false, to);
+                if !dry_run && self.stage.is_some() {
+                    // It is the inode of the tree that is there. What is no link is not replaced where
+                    // anybody could have it open; here nobody can.
+                    if letter != 'L' {
+                        unlinkat(&*folder, name, AtFlags::empty())?;
+                    }
+                    return self.remake(&site, name, attributes, letter, make);
+                }
                 if !dry_run {
-                    let lost = metadata::set_entry(&*folder, name, attributes, archive)?;
+                    let lost = metadata::set_entry(&*folder, name, attributes, mode, archive)?;
                     shared.note_lost(lost);
                 }
             }
@@ -133,16 +141,29 @@ impl Judge {
         if dry_run {
             return Ok(());
         }
+        self.remake(&site, name, attributes, letter, make)
+    }
+
+    fn remake(
+        &self,
+        site: &Site,
+        name: &[u8],
+        attributes: &Attributes,
+        letter: char,
+        make: impl Fn(&OwnedFd, &[u8]) -> Result<(), Errno>,
+    ) -> io::Result<()> {
+        let mode = (letter != 'L').then(|| special_mode(attributes));
         let folder = site.open()?;
         let place = Place::new(folder.as_fd(), &site.sweep);
         site.touch();
+        let archive = self.shared.options.archive;
         let lost = staged::entry(
             place,
             name,
             |name| make(&folder, name),
-            |name| metadata::set_entry(&*folder, name, attributes, archive),
+            |name| metadata::set_entry(&*folder, name, attributes, mode, archive),
         )?;
-        shared.note_lost(lost);
+        self.shared.note_lost(lost);
         Ok(())
     }
 
@@ -154,5 +175,13 @@ impl Judge {
         let site = Arc::clone(self.site());
         site.hold();
         Ok(self.links.add(site, name, entry)?)
+    }
+}
+
+/// The mode of a device, FIFO or socket: with special bits where its owner is kept.
+fn special_mode(attributes: &Attributes) -> Mode {
+    match attributes.has_owner() {
+        true => attributes.folder_mode(0o600),
+        false => attributes.file_mode(0o600),
     }
 }

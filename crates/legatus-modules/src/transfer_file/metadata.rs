@@ -1,14 +1,16 @@
 //! What entries are beside their contents: compared and set.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, RawMode, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, chownat,
-    fchmod, fchown, futimens, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawMode, Stat, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown, fstat, futimens, utimensat,
 };
+use rustix::io::Errno;
 
 use super::change::Differences;
+use super::folders::open_beneath;
 use super::messages::{Attribute, Attributes, PERMISSIONS};
 use super::xattrs;
 
@@ -84,11 +86,12 @@ pub(super) fn set(
     Ok(lost)
 }
 
-/// Gives an entry that is not opened (a link, a device) its attributes, its mode aside.
+/// Gives an entry that is not opened (a link, a device) its attributes; a link has no mode.
 pub(super) fn set_entry(
     folder: impl AsFd,
     name: &[u8],
     wanted: &Attributes,
+    mode: Option<Mode>,
     archive: bool,
 ) -> io::Result<Lost> {
     let mut lost = Lost::default();
@@ -96,12 +99,29 @@ pub(super) fn set_entry(
         let (user, group) = ids(wanted);
         lost.owner = chownat(&folder, name, user, group, AtFlags::SYMLINK_NOFOLLOW).is_err();
     }
+    if let Some(mode) = mode {
+        set_mode(&folder, name, mode)?;
+    }
     if archive {
         lost.xattrs = xattrs::set(&folder, name, &wanted.extended).is_err();
     }
     let times = timestamps(wanted.timestamp());
     utimensat(&folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(lost)
+}
+
+/// Gives an entry of a folder a mode; a link, put there meanwhile, is not followed.
+///
+/// # Errors
+/// When the entry cannot have it, or is a link.
+pub(super) fn set_mode(folder: impl AsFd, name: &[u8], mode: Mode) -> io::Result<()> {
+    let opened = open_beneath(folder, name, OFlags::PATH, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&opened)?.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP.into());
+    }
+    // A descriptor that only names an entry takes no fchmod(2), and fchmodat2(2) is from Linux 6.6.
+    let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
+    Ok(chmodat(CWD, path, mode, AtFlags::empty())?)
 }
 
 fn ids(wanted: &Attributes) -> (Option<Uid>, Option<Gid>) {

@@ -16,6 +16,7 @@
 //! [`source`] and [`receiving`] run the two halves over a channel, [`ledger`] and [`target`] are what
 //! the threads of each share.
 
+mod bounds;
 mod change;
 mod commander;
 mod compression;
@@ -48,11 +49,15 @@ mod partial;
 mod plan;
 mod reading;
 mod receiving;
+mod reconnecting;
 mod report;
 mod sender;
+mod sharing;
 mod site;
 mod source;
 mod staged;
+mod staging;
+mod tally;
 mod target;
 mod temporary;
 #[cfg(test)]
@@ -65,15 +70,18 @@ mod xattrs;
 use std::path::PathBuf;
 
 use legatus_core::{
-    Alias, Argument, Commander, Effects, Example, Module, Placement, Sender, Spec, Target,
-    ValueKind,
+    Alias, Argument, Commander, Effects, Example, Fault, Module, Placement, Sender, Settings, Spec,
+    Target, ValueKind,
 };
+
+use crate::configured::Configured;
 
 /// The module `transfer-file`.
 pub(crate) fn module() -> impl Module {
     TransferFile {
         spec: spec(),
         home: None,
+        bounds: Configured::default(),
     }
 }
 
@@ -81,6 +89,8 @@ struct TransferFile {
     spec: Spec,
     /// Where relative paths of requests start, if not in the home of the user that it runs as.
     home: Option<PathBuf>,
+    /// What the server's settings allow.
+    bounds: Configured<messages::Bounds>,
 }
 
 impl Module for TransferFile {
@@ -94,6 +104,10 @@ impl Module for TransferFile {
 
     fn sender(&self) -> Option<&dyn Sender> {
         Some(self)
+    }
+
+    fn configure(&self, settings: &Settings) -> Result<(), Fault> {
+        self.bounds.set(bounds::from_settings(settings)?)
     }
 }
 
@@ -132,8 +146,8 @@ fn spec() -> Spec {
 const DESCRIPTION: &str = "\
 Copies files, folders with everything in them, and symbolic links (as links), keeping modes, times of \
 modification, hard links and holes. Files that are there already, with the same size and time, are not sent \
-again, and of those that have changed only what has. An interrupted copy goes on where it was when the same \
-command is run again. With `--archive` owners, special modes, extended attributes and access control lists \
+again, and of those that have changed only what has. A copy whose connection is lost goes on when there is one \
+again; one that was interrupted goes on where it was when the same command is run again. With `--archive` owners, special modes, extended attributes and access control lists \
 are kept and devices copied; without it files lose setuid, setgid and sticky, unless `--mode` gives \
 them. A folder that is named as the target and exists keeps its own mode. Of source and target one is \
 HOST:PATH; relative remote paths start at the remote user's home folder.
@@ -215,10 +229,29 @@ fn arguments() -> Vec<Argument> {
         ),
         Argument::option("bandwidth", "SIZE", "At most so many bytes a second")
             .value(ValueKind::Size),
+        Argument::flag(
+            "atomic",
+            "Make a folder as a whole beside its name, and swap it in when complete",
+        ),
         Argument::option(
             "partial-ttl",
             "TIME",
             "Keep incomplete large files so long (1d)",
+        )
+        .value(ValueKind::Duration),
+        Argument::option(
+            "jobs",
+            "N",
+            "Copy files over so many connections (1; at most 16)",
+        ),
+        Argument::flag(
+            "progress",
+            "With --json: tell every second how far the copy is",
+        ),
+        Argument::option(
+            "reconnect",
+            "TIME",
+            "Look for a lost connection so long, and go on (10m); 0: do not",
         )
         .value(ValueKind::Duration),
         Argument::flag("no-fsync", "Do not wait until everything is on the disk"),

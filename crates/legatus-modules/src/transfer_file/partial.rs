@@ -31,6 +31,9 @@ const SYNC_BYTES: u64 = 64 << 20;
 /// to notice.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The names that are kept for a file, beside its own.
+pub(super) const PARTIAL_USES: [&str; 2] = ["part", "map"];
+
 const MAGIC: [u8; 8] = *b"legatus1";
 const HEADER: usize = 64;
 const RECORD: usize = 24;
@@ -159,15 +162,16 @@ impl Drop for Partial {
 
 /// Removes what is kept for a name in a folder, if anything is.
 pub(super) fn remove(folder: impl AsFd, name: &[u8]) {
-    for use_ in ["part", "map"] {
+    for use_ in PARTIAL_USES {
         unlinkat(&folder, lasting_name(name, use_), AtFlags::empty()).ok();
     }
 }
 
-fn lock(map: &File) -> io::Result<bool> {
+/// Locks a file or folder; false if somebody else has it for long.
+pub(super) fn lock(map: impl AsFd) -> io::Result<bool> {
     let began = Instant::now();
     loop {
-        match flock(map, FlockOperation::NonBlockingLockExclusive) {
+        match flock(&map, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(true),
             Err(Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => {
                 std::thread::park_timeout(Duration::from_millis(20));

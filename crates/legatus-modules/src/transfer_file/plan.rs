@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use legatus_core::{Arguments, Fault, Host, Local, Location};
@@ -13,6 +14,7 @@ use super::filter::Filter;
 use super::messages::compression::Method;
 use super::messages::{Compression, Options};
 use super::report::reason;
+use super::sharing::JOBS;
 use super::source::NAMED_BYTES;
 
 /// What the user asked for.
@@ -23,7 +25,17 @@ pub(super) struct Plan {
     pub(super) options: Options,
     /// Only these paths below each source.
     pub(super) named: Option<Vec<Bytes>>,
+    /// How long a lost connection is looked for.
+    pub(super) patience: Duration,
+    /// Programs want to know how far it is.
+    pub(super) tells_progress: bool,
+    /// Connections to copy over.
+    pub(super) jobs: u32,
 }
+
+/// How long a lost connection is looked for, unless the user says otherwise: a restart of a machine
+/// or of a router is over by then.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug)]
 pub(super) enum Direction {
@@ -48,6 +60,7 @@ impl Plan {
         };
         let mut options = options(arguments, local)?;
         options.names_follow = named.is_some();
+        let jobs = jobs(arguments, &options)?;
         let mut locations = Vec::new();
         for value in arguments.all("paths") {
             let location = Location::parse(value);
@@ -56,6 +69,12 @@ impl Plan {
                 location.path.push("/");
             }
             locations.push(location);
+        }
+        if options.atomic && locations.len() > 2 {
+            return Err(
+                Fault::new("--atomic swaps in one folder, and there are several sources")
+                    .with_hint("copy each with a command of its own"),
+            );
         }
         let (host, direction) = if arguments.is_given("mkdir") {
             let (host, paths) = on_one_host(locations)?.ok_or_else(|| {
@@ -70,6 +89,9 @@ impl Plan {
             direction,
             options,
             named,
+            jobs,
+            tells_progress: arguments.is_given("progress"),
+            patience: arguments.duration("reconnect")?.unwrap_or(PATIENCE),
         })
     }
 
@@ -145,10 +167,28 @@ fn options(arguments: &Arguments, local: &dyn Local) -> Result<Options, Fault> {
             .map(|time| time.as_secs()),
         compression: compression(arguments)?,
         bandwidth: arguments.size("bandwidth")?.unwrap_or(0),
+        atomic: arguments.is_given("atomic"),
+        share: None,
     };
     // Told here, where it was typed.
     Filter::new(&options)?;
     Ok(options)
+}
+
+/// How many connections there are to be.
+fn jobs(arguments: &Arguments, options: &Options) -> Result<u32, Fault> {
+    let Some(text) = arguments.last("jobs") else {
+        return Ok(1);
+    };
+    let jobs = text.to_str().and_then(|text| text.parse().ok());
+    let Some(jobs) = jobs.filter(|jobs| (1..=JOBS).contains(jobs)) else {
+        return Err(Fault::new(format!("--jobs takes a number of 1 to {JOBS}")));
+    };
+    if jobs > 1 && options.atomic {
+        return Err(Fault::new("--jobs and --atomic do not go together"));
+    }
+    // Where only is told what would be done there is nothing to share.
+    Ok(if options.dry_run { 1 } else { jobs })
 }
 
 fn compression(arguments: &Arguments) -> Result<Option<Compression>, Fault> {

@@ -2,6 +2,7 @@
 //! other half what they say.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::destination::Destination;
 use super::engine::Side;
 use super::filter::Filter;
-use super::judging::Judge;
+use super::judging::{Ending, Judge};
 use super::ledger::EVENT_BYTES;
 use super::messages::answer::Answer;
 use super::messages::{self, Finished, Misbehaved, Names, Options, Root, TargetMessage};
@@ -46,6 +47,8 @@ pub(super) struct TargetJob<'a> {
     pub(super) asked: Option<Vec<Root>>,
     /// Only these paths below each source.
     pub(super) named: Option<Vec<Bytes>>,
+    /// The folder that the target's folder is in, and its name there; for trees that are swapped in.
+    pub(super) above: Option<(OwnedFd, Vec<u8>)>,
 }
 
 /// Events on their way to their thread. The queue has no length of its own, so that pieces behind
@@ -78,7 +81,7 @@ pub(super) async fn run_target(
     let filter = Filter::new(&job.options).map_err(TargetError::Refused)?;
     let stale = job.options.partial_ttl.map_or(STALE, Duration::from_secs);
     let shared = Arc::new(Shared::new(job.options, Arc::clone(&gauge), notices));
-    let judge = Judge::new(
+    let mut judge = Judge::new(
         Arc::clone(&shared),
         job.destination,
         job.shown.as_bytes(),
@@ -86,6 +89,7 @@ pub(super) async fn run_target(
         filter,
         Sweep::after(stale),
     )?;
+    judge.above = job.above;
     let writer = Writer::new(Arc::clone(&shared));
     let waiting = Arc::<AtomicUsize>::default();
     let events = Events {
@@ -105,24 +109,28 @@ pub(super) async fn run_target(
         }
         let (judged, written) = (judging.await, writing.await);
         let broken = |_| TargetError::Broken;
-        let links = judged.map_err(broken).and_then(|links| links);
+        let ending = judged.map_err(broken).and_then(|ending| ending);
         let written = written.map_err(broken).and_then(|written| written);
         // Who misbehaved or failed comes before who only stopped because of it.
-        let links = match (fed, links, written) {
+        let Ending { links, stage } = match (fed, ending, written) {
             (Err(error), _, _) => return Err(error.into()),
             (_, Err(TargetError::Interrupted), Err(error)) => return Err(error),
             (_, Err(error), _) | (_, _, Err(error)) => return Err(error),
             (Ok(()), Ok(_), Ok(())) if !shared.is_complete() => {
                 return Err(TargetError::Interrupted);
             }
-            (Ok(()), Ok(links), Ok(())) => links,
+            (Ok(()), Ok(ending), Ok(())) => ending,
         };
         let ending = Arc::clone(&shared);
+        let shown = job.shown.as_bytes().to_vec();
         let ended = spawn_blocking(move || {
             links.make(&ending)?;
             if let Some(target) = target {
                 let durable = ending.durability.finish(target);
                 durable.map_err(TargetError::NotDurable)?;
+            }
+            if let Some(stage) = stage {
+                ending.swap_in(stage, &shown)?;
             }
             ending.flush()
         });

@@ -4,9 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use legatus_core::{
@@ -22,16 +24,24 @@ use super::destination::{Destination, Wanted};
 use super::engine::Side;
 use super::messages::answer::Answer;
 use super::messages::request::Action;
-use super::messages::{self, Download, MALFORMED, MakeFolders, Options, TargetMessage, Upload};
+use super::messages::{
+    self, Download, Finished, MALFORMED, MakeFolders, Options, TargetMessage, Upload,
+};
 use super::names;
 use super::plan::{Direction, Plan, bytes_of};
 use super::receiving::{TargetJob, run_target};
+use super::reconnecting::Reconnecting;
 use super::report::{self, SourceCounts};
+use super::sharing::{self, Placing, Quiet};
 use super::source::{SourceJob, SourcePath, Summary, run_source};
+use super::tally::Tally;
 use super::target::TargetError;
 
 /// How often changes are printed while a copy goes on.
 const PRINTED: Duration = Duration::from_millis(100);
+
+/// How often programs are told how far it is.
+const RECORDED: Duration = Duration::from_secs(1);
 
 impl Sender for TransferFile {
     fn send<'a>(
@@ -42,13 +52,20 @@ impl Sender for TransferFile {
     ) -> BoxFuture<'a, Result<Outcome, Fault>> {
         Box::pin(async move {
             let plan = Plan::new(&arguments, local)?;
+            let changes = Printer::new(matches!(plan.direction, Direction::Upload { .. }));
+            let (tally, shared) = (Tally::new(local.progress()), Mutex::default());
             let client = Client {
                 host: plan.host.to_string(),
                 caller,
                 local,
                 options: plan.options,
                 named: plan.named,
-                changes: Printer::new(matches!(plan.direction, Direction::Upload { .. })),
+                changes: &changes,
+                jobs: plan.jobs,
+                shared: &shared,
+                patience: plan.patience,
+                tells_progress: plan.tells_progress,
+                tally: &tally,
             };
             let copy = async {
                 match plan.direction {
@@ -65,14 +82,23 @@ impl Sender for TransferFile {
 }
 
 /// The user's end of one call.
-struct Client<'a> {
-    host: String,
-    caller: &'a dyn Caller,
-    local: &'a dyn Local,
-    options: Options,
+pub(super) struct Client<'a> {
+    pub(super) host: String,
+    pub(super) caller: &'a dyn Caller,
+    pub(super) local: &'a dyn Local,
+    pub(super) options: Options,
     /// Only these paths below each source.
-    named: Option<Vec<Bytes>>,
-    changes: Printer,
+    pub(super) named: Option<Vec<Bytes>>,
+    pub(super) changes: &'a Printer,
+    /// Connections to copy over.
+    pub(super) jobs: u32,
+    /// What was done over these.
+    pub(super) shared: &'a Mutex<Finished>,
+    /// How long a lost connection is looked for.
+    pub(super) patience: Duration,
+    /// Programs want to know how far it is.
+    pub(super) tells_progress: bool,
+    pub(super) tally: &'a Tally<'a>,
 }
 
 impl Client<'_> {
@@ -81,12 +107,13 @@ impl Client<'_> {
         &self,
         copy: impl Future<Output = Result<Outcome, Fault>>,
     ) -> Result<Outcome, Fault> {
-        if !self.options.itemize {
+        if !self.options.itemize && !self.tells_progress {
             return copy.await;
         }
         let mut stdout = self.local.output(Stream::Stdout);
         let unwritable = |error| Fault::new(format!("cannot write standard output: {error}"));
         tokio::pin!(copy);
+        let mut since_record = Instant::now();
         loop {
             let told = tokio::select! {
                 told = &mut copy => Some(told),
@@ -96,6 +123,10 @@ impl Client<'_> {
             if !lines.is_empty() {
                 stdout.write(lines.into()).await.map_err(unwritable)?;
             }
+            if self.tells_progress && (told.is_some() || since_record.elapsed() >= RECORDED) {
+                since_record = Instant::now();
+                self.local.record(&self.tally.record());
+            }
             if let Some(told) = told {
                 stdout.flush().await.map_err(unwritable)?;
                 return told;
@@ -104,10 +135,52 @@ impl Client<'_> {
     }
 
     async fn upload(&self, sources: &[OsString], target: &OsStr) -> Result<Outcome, Fault> {
+        let placed = Placing::default();
+        let callers = self.further_callers().await;
+        let quiet = Quiet(self.local);
+        let shares = self.shares(&callers, &quiet);
+        let is_shared = !shares.is_empty();
+        let gone = CancellationToken::new();
+        let share = async |(number, client): (usize, Client<'_>)| {
+            if number > 0 {
+                // By then it is known what the target is.
+                tokio::select! {
+                    () = placed.wait() => {}
+                    () = gone.cancelled() => return,
+                }
+            }
+            // What is missing afterwards is for the copy that follows.
+            client.attempt_upload(sources, target, &placed).await.ok();
+            gone.cancel();
+        };
+        let all = futures_util::future::join_all(shares.into_iter().enumerate().map(share));
+        // Whoever asks to stop is heard once.
+        if is_shared && self.unless_interrupted(all).await.is_none() {
+            return Ok(Outcome::Cancelled);
+        }
+        let mut reconnecting = Reconnecting::new(self.caller, self.local, self.patience);
+        loop {
+            let ended = self.attempt_upload(sources, target, &placed).await;
+            // What the target was when the copy began, nobody else knows.
+            let may_go_on = placed.get().is_some();
+            let next = reconnecting.after(ended, may_go_on, self.interrupted());
+            if let Some(ended) = next.await {
+                return ended;
+            }
+        }
+    }
+
+    async fn attempt_upload(
+        &self,
+        sources: &[OsString],
+        target: &OsStr,
+        placed: &Placing,
+    ) -> Result<Outcome, Fault> {
         let request = Action::Upload(Upload {
             target: bytes_of(target),
             into_folder: sources.len() > 1,
             options: Some(self.options.clone()),
+            placed: placed.get(),
         });
         let Conversation {
             channel,
@@ -123,7 +196,7 @@ impl Client<'_> {
             .collect();
         let open = |path: &Path, no_follow: bool| self.open(path, no_follow);
         // Counting first is worth its time only where the user watches.
-        let count = self.local.terminal().is_some();
+        let count = self.counts();
         let work = async {
             let job = SourceJob {
                 paths: &paths,
@@ -131,6 +204,7 @@ impl Client<'_> {
                 count,
                 options: self.options.clone(),
                 named: self.named.clone(),
+                placed,
             };
             let summary = run_source(job, channel, self.side()).await?;
             Ok::<_, Fault>((summary, outcome.wait().await))
@@ -151,22 +225,67 @@ impl Client<'_> {
             into_folder: sources.len() > 1,
             no_parents: self.options.no_parents,
             dry_run: self.options.dry_run,
+            placed: None,
         };
+        let first = Destination::find(&open, &wanted)?;
+        let unusable = |error| Fault::new(format!("cannot go on: {}", report::reason(&error)));
+        let again = first.again().map_err(unusable)?;
+        let callers = self.further_callers().await;
+        let quiet = Quiet(self.local);
+        let mut shared = Vec::new();
+        for client in self.shares(&callers, &quiet) {
+            shared.push((client, again.again().map_err(unusable)?));
+        }
+        let share = async |(client, destination): (Client<'_>, Destination)| {
+            // What is missing afterwards is for the copy that follows.
+            let copied = client.attempt_download(sources, target, (destination, None));
+            copied.await.ok();
+        };
+        let is_shared = !shared.is_empty();
+        let all = futures_util::future::join_all(shared.into_iter().map(share));
+        // Whoever asks to stop is heard once.
+        if is_shared && self.unless_interrupted(all).await.is_none() {
+            return Ok(Outcome::Cancelled);
+        }
+        let mut destination = if is_shared {
+            again.again().map_err(unusable)?
+        } else {
+            first
+        };
+        let mut reconnecting = Reconnecting::new(self.caller, self.local, self.patience);
+        loop {
+            let above = match self.options.atomic {
+                true => destination.above(&open, &wanted)?,
+                false => None,
+            };
+            let ended = self.attempt_download(sources, target, (destination, above));
+            let ended = ended.await;
+            let next = reconnecting.after(ended, true, self.interrupted());
+            if let Some(ended) = next.await {
+                return ended;
+            }
+            destination = again.again().map_err(unusable)?;
+        }
+    }
+
+    async fn attempt_download(
+        &self,
+        sources: &[OsString],
+        target: &OsStr,
+        (destination, above): (Destination, Option<(OwnedFd, Vec<u8>)>),
+    ) -> Result<Outcome, Fault> {
+        let asked = sources.iter().map(|path| names::root(path.as_bytes()));
         let job = TargetJob {
-            destination: Destination::find(&open, &wanted)?,
+            destination,
+            above,
             shown: target,
             options: self.options.clone(),
             named: self.named.clone(),
-            asked: Some(
-                sources
-                    .iter()
-                    .map(|path| names::root(path.as_bytes()))
-                    .collect(),
-            ),
+            asked: Some(asked.collect()),
         };
         let request = Action::Download(Download {
             sources: sources.iter().map(|path| bytes_of(path)).collect(),
-            count: self.local.terminal().is_some(),
+            count: self.counts(),
             options: Some(self.options.clone()),
         });
         let Conversation {
@@ -232,6 +351,7 @@ impl Client<'_> {
     async fn call(&self, action: Action) -> Result<Conversation, Fault> {
         let request = messages::Request {
             action: Some(action),
+            bounds: None,
         };
         let request = Request::from_body(request.encode_to_vec());
         self.caller.open(request).await
@@ -241,8 +361,15 @@ impl Client<'_> {
     fn conclude(&self, summary: &Summary, outcome: Outcome) -> Outcome {
         match (outcome, &summary.target) {
             (Outcome::Exit(_), Some(target)) => {
-                self.local.record(&report::record(summary.source, target));
-                report::outcome(summary.source, target)
+                let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut target = *target;
+                sharing::join(&mut target, &shared);
+                if self.options.share.is_some() {
+                    *shared = target;
+                } else {
+                    self.local.record(&report::record(summary.source, &target));
+                }
+                report::outcome(summary.source, &target)
             }
             (Outcome::Exit(_), None) => Outcome::Lost(Fault::new(format!(
                 "{} ended the copy without telling that it is complete",
@@ -252,11 +379,17 @@ impl Client<'_> {
         }
     }
 
+    /// Whether somebody wants to know how much there is to copy.
+    fn counts(&self) -> bool {
+        self.tells_progress || self.local.terminal().is_some()
+    }
+
     fn side(&self) -> Side<'_> {
         Side::Client {
             local: self.local,
             host: &self.host,
-            changes: &self.changes,
+            changes: self.changes,
+            tally: self.tally,
         }
     }
 

@@ -27,6 +27,7 @@ use super::pacing::Pace;
 use super::packer::{Outgoing, Packer};
 use super::reading::{NO_ENTRY, Order, Reader};
 use super::report::{Gauge, SourceCounts};
+use super::sharing::Placing;
 
 /// Messages between the threads and the task: enough that neither waits for the other's every step.
 const QUEUE: usize = 4;
@@ -60,6 +61,8 @@ pub(super) struct SourceJob<'a> {
     pub(super) options: Options,
     /// Only these paths below each source.
     pub(super) named: Option<Vec<Bytes>>,
+    /// Where to note what the target says of its place.
+    pub(super) placed: &'a Placing,
 }
 
 /// Closes the ledger when a copy ends, however it does, so that no thread waits for room.
@@ -135,6 +138,7 @@ pub(super) async fn run_source(
         name,
         named: (Vec::new(), 0),
         with_sums: Arc::default(),
+        placed: job.placed,
     };
     let ((), (), target) = tokio::try_join!(opening, sending, listener.listen(receiver))?;
     ledger.close();
@@ -184,6 +188,7 @@ struct Listener<'a> {
     named: (Vec<Bytes>, usize),
     /// Held by each order with sums of blocks, which take memory.
     with_sums: Arc<()>,
+    placed: &'a Placing,
 }
 
 impl Listener<'_> {
@@ -230,6 +235,8 @@ impl Listener<'_> {
             Answer::Note(note) => {
                 self.side.note(&note);
             }
+            // What it was when the copy began counts, not what this made of it since.
+            Answer::Placed(placed) => self.placed.tell(placed),
             Answer::Finished(_) => return Err(Misbehaved("a second end")),
         }
         Ok(())

@@ -97,6 +97,11 @@ impl Staged {
         self.file.sync_all()
     }
 
+    /// The same where that is wanted.
+    pub(super) fn sync_if(&self, is_durable: bool) -> io::Result<()> {
+        if is_durable { self.sync() } else { Ok(()) }
+    }
+
     /// Reads the contents back, from the disk rather than from memory.
     pub(super) fn digest_on_disk(&mut self) -> io::Result<blake3::Hash> {
         fadvise(&self.file, 0, None, Advice::DontNeed)?;

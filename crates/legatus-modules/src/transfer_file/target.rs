@@ -22,6 +22,7 @@ use super::messages::{
 use super::metadata::{self, Lost};
 use super::report::{Gauge, SourceCounts, reason};
 use super::site::Site;
+use super::staging::Stage;
 
 /// The mode of a file whose source tells none, as in the Go original.
 const FILE_MODE: u32 = 0o664;
@@ -273,6 +274,24 @@ impl Shared {
     pub(super) fn failed(&self, failure: Failure) -> Result<(), TargetError> {
         self.finished().failed += 1;
         self.tell(Notice::AtTarget(failure))
+    }
+
+    /// Swaps in a tree that was made beside its name, if nothing failed.
+    pub(super) fn swap_in(&self, stage: Stage, shown: &[u8]) -> Result<(), TargetError> {
+        if self.finished().failed > 0 || self.source().failed > 0 {
+            let why = "not everything could be copied, and what is there stays as it was";
+            return self.failed(Failure::new("swap in", shown.to_vec(), why));
+        }
+        if let Err(error) = stage.swap(self.durability.is_enabled()) {
+            return self.failed(Failure::new("swap in", shown.to_vec(), reason(&error)));
+        }
+        match stage.clean() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let why = reason(&error);
+                self.failed(Failure::new("remove the old tree of", shown.to_vec(), why))
+            }
+        }
     }
 
     /// Tells once what could not be kept.

@@ -39,6 +39,9 @@ pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Co
             () = decide.closed() => return,
             never = pass_on(&client, &id, controlled, &taken) => match never {},
         };
+        if matches!(outcome, Outcome::Lost(_)) {
+            client.lost(id);
+        }
         decide.send(outcome).ok();
     });
     Ok(Conversation {

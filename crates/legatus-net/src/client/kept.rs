@@ -354,7 +354,7 @@ async fn pass_on(
 }
 
 /// Tells the server that the call is over for its client, unlike when the connection is lost.
-async fn goodbye(connection: &Client, id: &str) {
+pub(super) async fn goodbye(connection: &Client, id: &str) {
     let request = ControlRequest {
         call_id: id.to_owned(),
         control: Some(control_request::Control::Cancel(Empty {})),

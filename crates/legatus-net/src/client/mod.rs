@@ -8,7 +8,7 @@ mod uplink;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::http2;
@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use legatus_core::wire::{
     DescribeReply, DescribeRequest, EndSessionRequest, ListSessionsReply, ListSessionsRequest,
 };
-use legatus_core::{Attach, BoxFuture, Caller, Conversation, Fault, Link, Request};
+use legatus_core::{Attach, BoxFuture, Caller, Conversation, Fault, Link, Reconnection, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, watch};
@@ -83,12 +83,18 @@ pub struct Client {
     links: watch::Sender<Option<Link>>,
     /// The tasks of kept calls.
     tasks: TaskTracker,
+    /// Calls that were lost with a connection, so that the next can tell the server to end them.
+    lost: Arc<std::sync::Mutex<Vec<String>>>,
 }
+
+/// Lost calls that are remembered, at most: of clients that never connect again.
+const LOST: usize = 64;
 
 /// Calls one module through a [`Client`].
 #[derive(Clone, Debug)]
 pub struct ModuleCaller {
-    client: Client,
+    /// The connection, which may be replaced by another to the same server.
+    current: Arc<std::sync::Mutex<Client>>,
     module: String,
     links: Arc<Mutex<watch::Receiver<Option<Link>>>>,
 }
@@ -212,6 +218,7 @@ impl Client {
             way: None,
             links: watch::Sender::new(None),
             tasks: TaskTracker::new(),
+            lost: Arc::default(),
         })
     }
 
@@ -261,7 +268,7 @@ impl Client {
     /// Calls of one module.
     pub fn module(&self, name: &str) -> ModuleCaller {
         ModuleCaller {
-            client: self.clone(),
+            current: Arc::new(std::sync::Mutex::new(self.clone())),
             module: name.to_owned(),
             links: Arc::new(Mutex::new(self.links.subscribe())),
         }
@@ -276,13 +283,49 @@ impl Client {
         tokio::time::timeout(LAST_WORDS, end.wait()).await.ok();
     }
 
+    /// Whether the connection has ended. Its task learns of that about when calls do.
+    async fn is_lost(&self) -> bool {
+        tokio::time::timeout(END_IS_KNOWN, self.end.wait())
+            .await
+            .is_ok()
+    }
+
+    /// Another connection, in the place of this one.
+    fn succeeded_by(&self, again: Self, way: &Arc<(Endpoint, ClientOptions)>) -> Self {
+        Self {
+            way: Some(Arc::clone(way)),
+            // All connections of one client share these.
+            links: self.links.clone(),
+            tasks: self.tasks.clone(),
+            lost: Arc::clone(&self.lost),
+            ..again
+        }
+    }
+
+    /// Remembers a call that was lost with the connection.
+    fn lost(&self, id: String) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lost.len() < LOST {
+            lost.push(id);
+        }
+    }
+
+    /// Tells the server to end calls that were lost with another connection: it may take long to
+    /// learn that nobody is there any more.
+    async fn end_lost_calls(&self) {
+        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        for id in lost {
+            kept::goodbye(self, &id).await;
+        }
+    }
+
     /// Why a request failed: the connection's own error if it had one, for that is the cause.
     async fn explain(
         &self,
         error: &(dyn std::error::Error + Send + Sync + 'static),
     ) -> ConnectError {
         // The connection's task learns of its end about when the request does.
-        let ended = tokio::time::timeout(Duration::from_millis(500), self.end.wait()).await;
+        let ended = tokio::time::timeout(END_IS_KNOWN, self.end.wait()).await;
         match ended.ok().flatten() {
             Some(reason) => ConnectError::ended(&self.endpoint, reason),
             None => ConnectError::from_chain(&self.endpoint, error),
@@ -290,10 +333,21 @@ impl Client {
     }
 }
 
+impl ModuleCaller {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Client> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that is used now.
+    fn client(&self) -> Client {
+        self.lock().clone()
+    }
+}
+
 impl Caller for ModuleCaller {
     fn open(&self, request: Request) -> BoxFuture<'_, Result<Conversation, Fault>> {
         Box::pin(std::future::ready(conversation::open(
-            &self.client,
+            &self.client(),
             &self.module,
             request,
         )))
@@ -303,7 +357,7 @@ impl Caller for ModuleCaller {
         Box::pin(async {
             let (id, mut open) = conversation::first_message(&self.module, Request::default())?;
             open.attach = Some(attach.into());
-            Ok(kept::open(&self.client, id, open))
+            Ok(kept::open(&self.client(), id, open))
         })
     }
 
@@ -321,15 +375,50 @@ impl Caller for ModuleCaller {
         })
     }
 
-    fn finish(self: Box<Self>) -> BoxFuture<'static, ()> {
+    fn another(&self) -> BoxFuture<'_, Result<Box<dyn Caller>, Fault>> {
         Box::pin(async {
-            self.client.tasks.close();
+            let Some(way) = self.client().way else {
+                return Err(Fault::new("there is no way to connect once more"));
+            };
+            let client = Client::connect(&way.0, &way.1).await?;
+            Ok(Box::new(client.module(&self.module)) as Box<dyn Caller>)
+        })
+    }
+
+    fn reconnect(&self) -> BoxFuture<'_, Reconnection> {
+        Box::pin(async {
+            let client = self.client();
+            let (again, way) = match (client.is_lost().await, &client.way) {
+                (false, _) => return Reconnection::NotLost,
+                (true, None) => return Reconnection::Impossible,
+                (true, Some(way)) => (Client::connect(&way.0, &way.1).await, way),
+            };
+            match again {
+                Ok(again) => {
+                    let again = client.succeeded_by(again, way);
+                    again.end_lost_calls().await;
+                    *self.lock() = again;
+                    Reconnection::Done
+                }
+                Err(error) => Reconnection::Failed(error.into()),
+            }
+        })
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let client = self.client();
+            drop(self);
+            client.tasks.close();
             // Each has a time-out of its own.
-            self.client.tasks.wait().await;
-            self.client.close().await;
+            client.tasks.wait().await;
+            client.close().await;
         })
     }
 }
+
+/// How long the end of a connection may take to be known after a call has met it.
+const END_IS_KNOWN: Duration = Duration::from_millis(500);
 
 /// What connecting comes to within the time that it may take.
 async fn in_time(

@@ -248,3 +248,23 @@ async fn a_file_can_be_copied_onto_itself() {
         assert_eq!(fs::read(scene.path("file")).unwrap(), b"contents");
     }
 }
+
+#[tokio::test]
+async fn times_of_every_century_are_kept() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        for (name, seconds) in [("1970", 0), ("2038", 1 << 31), ("2106", (1 << 32) + 5)] {
+            let path = scene.file(format!("source/{name}"), b"x");
+            set_modified(&path, seconds, 999_999_999);
+        }
+        let before = scene.file("source/1969", b"x");
+        let time = std::time::SystemTime::UNIX_EPOCH - std::time::Duration::new(1000, 5);
+        fs::File::open(before).unwrap().set_modified(time).unwrap();
+        let target = format!("{direction:?}");
+        scene
+            .copy(direction, "source", &target)
+            .await
+            .assert_success();
+        assert_same_trees(&scene.path("source"), &scene.path(target));
+    }
+}

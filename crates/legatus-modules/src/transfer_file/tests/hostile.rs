@@ -76,6 +76,7 @@ fn give_with(
         into_folder: true,
         no_parents: false,
         dry_run: false,
+        placed: None,
     };
     let job = TargetJob {
         destination: Destination::find(&open, &wanted).unwrap(),
@@ -83,6 +84,7 @@ fn give_with(
         options,
         asked,
         named: None,
+        above: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.unwrap().block_on(async {

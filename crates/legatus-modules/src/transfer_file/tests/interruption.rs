@@ -170,3 +170,39 @@ async fn a_file_that_cannot_be_written_is_not_sent_to_its_end() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_source_that_grows_for_ever_comes_to_an_end() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        let path = scene.file("source/log", noise(LARGE));
+        scene.file("source/other", b"x");
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let ended = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&ended);
+        let caller = Meddler::new(&scene, direction, 6, move || {
+            let thread = std::thread::spawn(move || {
+                use std::io::Write;
+                let mut log = OpenOptions::new().append(true).open(path).unwrap();
+                while !until.load(Ordering::Relaxed) {
+                    log.write_all(b"one line more\n").unwrap();
+                    begun.send(()).ok();
+                }
+            });
+            has_begun.recv().unwrap();
+            GROWING.lock().unwrap().push(thread);
+        });
+        let arguments = scene.arguments(direction, &[b"source/"], b"target/");
+        let told = scene.run_by(&caller, arguments).await;
+        ended.store(true, Ordering::Relaxed);
+        for thread in GROWING.lock().unwrap().drain(..) {
+            thread.join().unwrap();
+        }
+        assert_eq!(told.outcome.exit_status(), 23, "{:?}", told.reports);
+        assert!(told.reports[0].contains("log"), "{:?}", told.reports);
+        assert_eq!(scene.visible("target"), ["other"]);
+    }
+}
+
+/// Threads that write until they are told to end.
+static GROWING: Mutex<Vec<std::thread::JoinHandle<()>>> = Mutex::new(Vec::new());

@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use legatus_core::Arguments;
+use legatus_core::testing::{self, MemoryLocal};
+use legatus_core::{Arguments, Module, Outcome, Settings};
 
-use super::support::{BOTH, Scene, assert_same_trees, set_mode, set_modified};
+use super::support::{BOTH, Direction, Scene, assert_same_trees, set_mode, set_modified};
 
 #[tokio::test]
 async fn copies_go_where_rsync_and_cp_would_put_them() {
@@ -214,4 +215,77 @@ async fn the_home_folder_can_be_written_out() {
     let arguments = arguments.with("paths", scene.path("there"));
     scene.run(arguments).await.assert_success();
     assert_same_trees(&scene.path("here"), &scene.path("there"));
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_folders_copies_to_and_from_no_others() {
+    let scene = Scene::new();
+    let at = |name: &str| scene.path(name).to_str().unwrap().to_owned();
+    scene.file("public/f", b"shown");
+    scene.file("secret/f", b"hidden");
+    scene.file("drop/f", b"old");
+    scene.folder("both");
+    symlink("../secret", scene.path("public/out")).unwrap();
+    symlink("../secret", scene.path("both/out")).unwrap();
+    let settings = Settings::new()
+        .with("read", [at("public"), at("both")])
+        .with("write", [at("drop"), at("both")]);
+    let copy = async |direction, source: &str, target: &str, flag: Option<&str>| {
+        let mut arguments = scene.arguments(direction, &[source.as_bytes()], target.as_bytes());
+        if let Some(flag) = flag {
+            arguments = arguments.with_flag(flag);
+        }
+        let module = scene.module();
+        module.configure(&settings).unwrap();
+        let local = MemoryLocal::new();
+        testing::run(module, arguments, &local).await
+    };
+    for (direction, source, target) in [
+        (Direction::Down, "secret/f", "here"),
+        (Direction::Down, "public/../secret/f", "here"),
+        (Direction::Down, "drop/f", "here"),
+        (Direction::Up, "secret/f", "public/f"),
+        (Direction::Up, "secret/f", "f"),
+        (Direction::Up, "secret/f", "drop/../secret/g"),
+    ] {
+        let outcome = copy(direction, source, target, None).await;
+        assert!(
+            matches!(outcome, Outcome::Denied(_)),
+            "{source} {target}: {outcome:?}"
+        );
+    }
+    // A link leads out of them.
+    let outcome = copy(Direction::Down, "public/out/f", "here", None).await;
+    assert_eq!(outcome.exit_status(), 23, "{outcome:?}");
+    for target in ["both/out/g", "both/out/deeper/g", "both/out/"] {
+        let outcome = copy(Direction::Up, "public/f", target, None).await;
+        assert!(
+            matches!(outcome, Outcome::Failed(_)),
+            "{target}: {outcome:?}"
+        );
+    }
+    assert!(!scene.path("here").exists());
+    assert_eq!(scene.names("secret"), ["f"]);
+    // What may be written and not read is not looked at for the caller.
+    for flag in ["checksum", "itemize", "dry-run", "delete"] {
+        let outcome = copy(Direction::Up, "public/f", "drop/f", Some(flag)).await;
+        assert!(matches!(outcome, Outcome::Denied(_)), "{flag}: {outcome:?}");
+    }
+    for (direction, source, target) in [
+        (Direction::Down, "public/f", "down"),
+        (Direction::Up, "public/f", "drop/f"),
+        (Direction::Up, "public/f", "both/new/f"),
+        (Direction::Down, "both/new/", "down-folder"),
+    ] {
+        let outcome = copy(direction, source, target, None).await;
+        assert_eq!(outcome, Outcome::SUCCESS, "{source} {target}");
+    }
+    assert_eq!(fs::read(scene.path("drop/f")).unwrap(), b"shown");
+    let folders = scene
+        .arguments(Direction::Up, &[], b"secret/new")
+        .with_flag("mkdir");
+    let module = scene.module();
+    module.configure(&settings).unwrap();
+    let outcome = testing::run(module, folders, &MemoryLocal::new()).await;
+    assert!(matches!(outcome, Outcome::Denied(_)), "{outcome:?}");
 }

@@ -12,12 +12,13 @@ use std::time::{Duration, SystemTime};
 use legatus_core::testing::{self, MemoryLocal};
 use legatus_core::{
     Arguments, BoxFuture, Caller, Channel, ChannelReceiver, ChannelSender, Control, Conversation,
-    Fault, Module, Outcome, PendingOutcome, Request,
+    Fault, Module, Outcome, PendingOutcome, Reconnection, Request,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::super::{TransferFile, spec};
+use crate::configured::Configured;
 
 /// In which direction a test copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,7 @@ impl Scene {
         Arc::new(TransferFile {
             spec: spec(),
             home: Some(self.folder.path().to_owned()),
+            bounds: Configured::default(),
         })
     }
 
@@ -125,6 +127,18 @@ impl Scene {
         }
     }
 
+    /// Copies by way of a caller.
+    pub(super) async fn run_by(&self, caller: &dyn Caller, arguments: Arguments) -> Told {
+        let local = MemoryLocal::new();
+        let module = self.module();
+        let sender = module.sender().unwrap();
+        Told {
+            outcome: sender.send(arguments, caller, &local).await.into(),
+            reports: local.reports(),
+            records: local.records(),
+        }
+    }
+
     pub(super) async fn copy(&self, direction: Direction, source: &str, target: &str) -> Told {
         let arguments = self.arguments(direction, &[source.as_bytes()], target.as_bytes());
         self.run(arguments).await
@@ -155,6 +169,13 @@ pub(super) struct Entry {
     mode: u32,
     modified: (i64, i64),
     contents: Vec<u8>,
+}
+
+impl Entry {
+    /// Contents of a file, or where a link points.
+    pub(super) fn contents(&self) -> &[u8] {
+        &self.contents
+    }
 }
 
 /// A tree: all of its entries by their paths; the root's is empty.
@@ -313,6 +334,124 @@ impl Caller for Meddler {
                 controls,
                 outcome,
             })
+        })
+    }
+}
+
+/// Opens calls whose connection is lost after so many messages to the server, each time another number;
+/// after the last of them it lasts.
+pub(super) struct Losing {
+    module: Arc<TransferFile>,
+    after: Mutex<Vec<usize>>,
+    /// What is done while there is no connection.
+    between: Box<dyn Fn() + Send + Sync>,
+    lost: Mutex<bool>,
+    pub(super) opened: Arc<Mutex<usize>>,
+}
+
+impl Losing {
+    pub(super) fn new(
+        scene: &Scene,
+        after: &[usize],
+        between: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            module: scene.module(),
+            after: Mutex::new(after.to_vec()),
+            between: Box::new(between),
+            lost: Mutex::new(false),
+            opened: Arc::default(),
+        }
+    }
+}
+
+impl Caller for Losing {
+    fn open(&self, request: Request) -> BoxFuture<'_, Result<Conversation, Fault>> {
+        Box::pin(async move {
+            *self.opened.lock().unwrap() += 1;
+            let after = {
+                let mut after = self.after.lock().unwrap();
+                if after.is_empty() {
+                    usize::MAX
+                } else {
+                    after.remove(0)
+                }
+            };
+            *self.lost.lock().unwrap() = after < usize::MAX;
+            let (client, client_end) = Channel::pair(1 << 20);
+            let (server_end, server) = Channel::pair(1 << 20);
+            let (to_client, mut from_client) = client_end.split();
+            let (to_server, mut from_server) = server_end.split();
+            let (controls, receiver) = Control::queue();
+            let (decide, outcome) = PendingOutcome::new();
+            let call = testing::call(self.module.as_ref(), request, receiver)?;
+            let cancellation = call.cancellation.clone();
+            let module = Arc::clone(&self.module);
+            let commander = tokio::spawn(async move {
+                let commander = module.commander().unwrap();
+                commander.execute(call, server).await.into()
+            });
+            tokio::spawn(async move {
+                // Nothing is lost before the server has said where it is.
+                let (mut passed, mut heard) = (0, false);
+                let ended = loop {
+                    tokio::select! {
+                        Some(message) = from_client.receive() => {
+                            passed += 1;
+                            if (heard && passed > after) || to_server.send(message).await.is_err() {
+                                break false;
+                            }
+                        }
+                        message = from_server.receive() => {
+                            passed += 1;
+                            match message {
+                                Some(_) if heard && passed > after => break false,
+                                Some(message) => {
+                                    heard = true;
+                                    to_client.send(message).await.ok();
+                                }
+                                None => break true,
+                            }
+                        }
+                    }
+                };
+                drop((from_client, from_server, to_server));
+                let outcome = if ended {
+                    commander.await.unwrap()
+                } else {
+                    cancellation.cancel();
+                    drop(commander.await.unwrap());
+                    Outcome::Lost(Fault::new("the connection was lost: cut"))
+                };
+                drop(to_client);
+                decide.send(outcome).ok();
+            });
+            Ok(Conversation {
+                channel: client,
+                controls,
+                outcome,
+            })
+        })
+    }
+
+    fn another(&self) -> BoxFuture<'_, Result<Box<dyn Caller>, Fault>> {
+        let another = Self {
+            module: Arc::clone(&self.module),
+            after: Mutex::default(),
+            between: Box::new(|| ()),
+            lost: Mutex::new(false),
+            opened: Arc::clone(&self.opened),
+        };
+        Box::pin(std::future::ready(Ok(Box::new(another) as Box<dyn Caller>)))
+    }
+
+    fn reconnect(&self) -> BoxFuture<'_, Reconnection> {
+        Box::pin(async move {
+            if !std::mem::take(&mut *self.lost.lock().unwrap()) {
+                return Reconnection::NotLost;
+            }
+            (self.between)();
+            Reconnection::Done
         })
     }
 }

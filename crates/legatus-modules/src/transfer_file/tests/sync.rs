@@ -1,5 +1,6 @@
 //! What is there already is not sent again, and what is not wanted is not copied.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
@@ -7,7 +8,7 @@ use legatus_core::Arguments;
 use legatus_core::testing::{self, MemoryLocal};
 
 use super::support::{
-    BOTH, Direction, Scene, Told, assert_same_trees, noise, set_mode, set_modified,
+    BOTH, Direction, Losing, Scene, Told, assert_same_trees, noise, set_mode, set_modified, tree,
 };
 
 /// A number of a copy's record.
@@ -124,6 +125,59 @@ async fn what_the_source_does_not_have_is_removed_only_if_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn several_connections_make_the_same_as_one() {
+    for direction in BOTH {
+        for (source, target, arrives) in [("source", "new", "new"), ("source/", "to/", "to")] {
+            let scene = Scene::new();
+            for n in 0..60 {
+                scene.file(format!("source/{}/{n}", n % 7), noise(n * 500));
+            }
+            fs::hard_link(scene.path("source/1/1"), scene.path("source/2/again")).unwrap();
+            symlink("1/1", scene.path("source/link")).unwrap();
+            set_mode(&scene.path("source/3"), 0o555);
+            scene.file("to/extra", b"x");
+            let arguments = scene.arguments(direction, &[source.as_bytes()], target.as_bytes());
+            let arguments = arguments.with("jobs", "3").with_flag("delete");
+            let caller = Losing::new(&scene, &[], || ());
+            let told = scene.run_by(&caller, arguments).await;
+            told.assert_success();
+            assert_eq!(
+                *caller.opened.lock().unwrap(),
+                4,
+                "three shares and the rest"
+            );
+            assert_eq!(number(&told, "files"), 60);
+            assert_eq!(number(&told, "deleted"), u64::from(arrives == "to"));
+            let (mut is, mut should) = (tree(&scene.path(arrives)), tree(&scene.path("source")));
+            // The folder that was named keeps its own mode if it was there.
+            is.remove(OsStr::new(""));
+            should.remove(OsStr::new(""));
+            assert_eq!(is, should);
+        }
+    }
+}
+
+#[tokio::test]
+async fn deep_trees_are_removed_with_few_folders_open() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        scene.folder("source");
+        // More than a process has descriptors by default.
+        let mut deepest = String::from("target");
+        for _ in 0..1100 {
+            deepest.push_str("/d");
+        }
+        scene.file(format!("{deepest}/f"), b"x");
+        let told = scene
+            .run(folder(&scene, direction).with_flag("delete"))
+            .await;
+        told.assert_success();
+        assert_eq!(number(&told, "deleted"), 1101);
+        assert!(scene.names("target").is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_could_not_be_read_deletes_nothing() {
     for direction in BOTH {
         let scene = Scene::new();
@@ -152,7 +206,7 @@ async fn a_dry_run_tells_everything_and_changes_nothing() {
         scene.file("target/extra/f", b"x");
         // Of folders made one after the other, the times may be the same or not.
         set_modified(&scene.path("source"), 8, 8);
-        let before = super::support::tree(&scene.path("target"));
+        let before = tree(&scene.path("target"));
         let arguments = folder(&scene, direction)
             .with_flag("delete")
             .with_flag("dry-run");
@@ -170,7 +224,7 @@ async fn a_dry_run_tells_everything_and_changes_nothing() {
         let mut expected = expected.to_vec();
         expected.sort();
         assert_eq!(told, expected, "{direction:?}");
-        assert_eq!(before, super::support::tree(&scene.path("target")));
+        assert_eq!(before, tree(&scene.path("target")));
         let nowhere = scene.arguments(direction, &[b"source"], b"no/such/folder/");
         let told = changes(&scene, nowhere.with_flag("dry-run")).await;
         assert_eq!(told.len(), 5, "{told:?}");

@@ -179,3 +179,28 @@ async fn a_server_that_cancels_ends_the_copy_as_cancelled() {
         assert_eq!(scene.visible(""), ["source"]);
     }
 }
+
+#[tokio::test]
+async fn programs_are_told_how_far_a_copy_is() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        scene.file("source/a", vec![b'x'; 100_000]);
+        scene.file("source/b", b"y");
+        let arguments = scene.arguments(direction, &[b"source"], b"target");
+        let told = scene.run(arguments.with_flag("progress")).await;
+        told.assert_success();
+        let progress = told
+            .records
+            .iter()
+            .rev()
+            .find(|one| one.contains("progress"));
+        let last: serde_json::Value = serde_json::from_str(progress.unwrap()).unwrap();
+        let last = &last["progress"];
+        assert_eq!(last["bytes"], 100_001, "{last}");
+        assert_eq!(
+            (&last["total_bytes"], &last["seconds_left"]),
+            (&100_001.into(), &0.0.into())
+        );
+        assert_eq!(last["entries"], last["total_entries"]);
+    }
+}

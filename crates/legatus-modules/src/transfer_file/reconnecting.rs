@@ -1,0 +1,112 @@
+//! A copy whose connection is lost: it is looked for, and the copy goes on from what is there already.
+//!
+//! The copy is opened again and not kept by the server (as a shell is): so it goes on even when a process
+//! was killed, at whichever end, and when the user runs it again instead of waiting nobody is in the way.
+
+use std::time::{Duration, Instant};
+
+use legatus_core::{Caller, Fault, Local, Outcome, Reconnection};
+
+/// The first pause before connecting again; each is twice as long as the one before, up to the
+/// longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A connection that lasted so long was one: patience begins anew.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// Looks for connections that are lost.
+pub(super) struct Reconnecting<'a> {
+    caller: &'a dyn Caller,
+    local: &'a dyn Local,
+    /// How long a connection is looked for; zero: not at all.
+    patience: Duration,
+    /// When the attempt at the copy began that is being made.
+    began: Instant,
+    away: Option<Away>,
+}
+
+/// Since when there has been no connection that lasted, and how long to pause before the next.
+#[derive(Clone, Copy)]
+struct Away {
+    since: Instant,
+    pause: Duration,
+}
+
+impl<'a> Reconnecting<'a> {
+    /// For a copy of which the first attempt begins now.
+    pub(super) fn new(caller: &'a dyn Caller, local: &'a dyn Local, patience: Duration) -> Self {
+        Self {
+            caller,
+            local,
+            patience,
+            began: Instant::now(),
+            away: None,
+        }
+    }
+
+    /// What comes after an attempt: `None`, now that there is another connection, the next one; or
+    /// the end. `may_go_on` says whether another attempt could, `interrupted` waits until the user no
+    /// longer wants it.
+    pub(super) async fn after(
+        &mut self,
+        ended: Result<Outcome, Fault>,
+        may_go_on: bool,
+        interrupted: impl Future<Output = ()>,
+    ) -> Option<Result<Outcome, Fault>> {
+        let reason = match &ended {
+            Ok(Outcome::Lost(fault)) => fault.message(),
+            // The new connection is lost already.
+            Ok(Outcome::Unavailable(fault)) if self.away.is_some() => fault.message(),
+            _ => return Some(ended),
+        };
+        if self.patience.is_zero() || !may_go_on {
+            return Some(ended);
+        }
+        let told = match reason.strip_prefix("the connection was lost: ") {
+            Some(reason) => format!("connection lost ({reason}); reconnecting"),
+            None => "connection lost; reconnecting".to_owned(),
+        };
+        let fresh = Away {
+            since: Instant::now(),
+            pause: FIRST_PAUSE,
+        };
+        let mut away = self
+            .away
+            .filter(|_| self.began.elapsed() < STEADY)
+            .unwrap_or(fresh);
+        let found = tokio::select! {
+            found = self.reconnect(&mut away, &told) => found,
+            () = interrupted => return Some(Ok(Outcome::Cancelled)),
+        };
+        self.away = Some(away);
+        self.began = Instant::now();
+        if found { None } else { Some(ended) }
+    }
+
+    /// Connects again; false if there is no use.
+    async fn reconnect(&self, away: &mut Away, told: &str) -> bool {
+        let mut is_told = false;
+        loop {
+            let tried = self.caller.reconnect().await;
+            if matches!(tried, Reconnection::Done | Reconnection::Failed(_)) && !is_told {
+                self.local.report(told);
+                is_told = true;
+            }
+            match tried {
+                Reconnection::Done => {
+                    self.local.report("connected again");
+                    return true;
+                }
+                Reconnection::NotLost | Reconnection::Impossible => return false,
+                Reconnection::Failed(fault) if away.since.elapsed() >= self.patience => {
+                    self.local.report(fault.message());
+                    return false;
+                }
+                Reconnection::Failed(fault) => tracing::info!(%fault, "cannot connect again yet"),
+            }
+            tokio::time::sleep(away.pause).await;
+            away.pause = (away.pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
