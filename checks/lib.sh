@@ -222,6 +222,24 @@ make_pki() {
         { echo "FAIL make certificates"; exit 1; }
 }
 
+# serve_again [ARG...]: a server at the port and with the state of the last one, which has ended. Its
+# port may have become the near end of some connection meanwhile, for as long as that lasts.
+serve_again() {
+    local listen=127.0.0.1:$port state_dir=$state deadline=$((SECONDS + 60))
+    while :; do
+        launch_server --listen "$listen" "${run_as[@]}" "$@"
+        await 10 "the server listens, or has failed" listens_or_has_failed
+        if said_port; then break; fi
+        ((SECONDS < deadline)) || fail "the port $listen never came free"
+        sleep 0.5
+    done
+    host=127.0.0.1:$port
+}
+
+listens_or_has_failed() {
+    said_port || gone "$server_pid"
+}
+
 # start_server [ARG...]: sets server_pid, port, host, state, server_out, server_log.
 # With `inside=(COMMAND...)` it runs there, such as in a network namespace.
 start_server() {

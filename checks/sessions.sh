@@ -52,12 +52,6 @@ again() {
     fail "unavailable $try times"
 }
 
-# serve_again: the same server once more, at the same port.
-serve_again() {
-    local listen=127.0.0.1:$port state_dir=$state
-    start_server
-}
-
 # --- connections that fail --------------------------------------------------------------------------
 
 interactive_through_a_failing_network() {
@@ -267,6 +261,152 @@ goodbyes_end_it() {
     await 10 "no holder is left" no_holder_left
 }
 
+# --- trees of processes -----------------------------------------------------------------------------
+
+sleepers() {
+    pgrep -f -x "sleep $mark" | wc -l
+}
+
+has_sleepers() {
+    (($(sleepers) >= $1))
+}
+
+no_sleepers() {
+    ! has_sleepers 1
+}
+
+# ends_a_tree COMMAND...: a command that ignores what asks it to end, starts one daemon after the other
+# and is ended; COMMAND is run before.
+ends_a_tree() {
+    # No other check sleeps so long.
+    mark=1$BASHPID.5
+    run legatus shell "$host" --detach --name tree -- sh -c "
+        trap '' TERM HUP INT
+        setsid sh -c 'setsid sleep $mark & exec sleep $mark' &
+        (setsid sleep $mark &)
+        while :; do (setsid sleep $mark &); sleep 0.05; done"
+    expect_status 0
+    await 20 "it has daemons" has_sleepers 12
+    "$@"
+    run legatus end "$host" tree
+    expect_status 0
+    await 15 "the whole tree ends" no_sleepers
+    run legatus attach "$host" tree
+    expect_status 130
+    await 10 "no holder is left" no_holder_left
+}
+
+group_of_sleeper() {
+    sed -n 's/^0:://p' "/proc/$(pgrep -f -x -o "sleep $mark")/cgroup"
+}
+
+trees_end_in_their_group() {
+    need_root
+    local root
+    root=$(findmnt -n -t cgroup2 -o TARGET | head -n 1)
+    [[ $root && -w $root/cgroup.procs ]] || skip "needs cgroup v2"
+    mkdir "$root/legatus.check" 2>/dev/null || skip "may not make control groups"
+    rmdir "$root/legatus.check"
+    start_server
+    group=
+    ends_a_tree note_group
+    [[ $group == */legatus.* ]] || fail "it is in no group of its own, but in $group"
+    await 10 "the group is removed" group_is_removed "$root"
+}
+
+note_group() {
+    group=$(group_of_sleeper)
+}
+
+group_is_removed() {
+    [[ ! -e $1$group ]]
+}
+
+trees_end_without_groups() {
+    need_root
+    unshare --mount true 2>/dev/null || skip "may not make a mount namespace"
+    # shellcheck disable=SC2016
+    inside=(unshare --mount sh -c 'umount --lazy --all --types cgroup2 || exit 1; exec "$@"' sh)
+    start_server
+    group=
+    ends_a_tree note_group
+    [[ $group != */legatus.* ]] || fail "there are groups after all"
+}
+
+# --- limits -----------------------------------------------------------------------------------------
+
+identities_have_limits() {
+    start_server --max-sessions-per-identity 2
+    local number
+    for number in 1 2; do
+        run legatus shell "$host" --detach --name "job$number" -- sleep 1000
+        expect_status 0
+    done
+    run legatus shell "$host" --detach --name job3 -- sleep 1000
+    expect_status 255
+    expect_err 'limit of 2 sessions'
+    # Also those that a former server has started are counted.
+    kill -KILL "$server_pid"
+    await 10 "the server is gone" gone "$server_pid"
+    serve_again --max-sessions-per-identity 2
+    await 10 "they are counted again" is_at_its_limit
+    run legatus end "$host" job1
+    expect_status 0
+    run legatus attach "$host" job1
+    expect_status 130
+    await 10 "one may be started again" starts_one
+    end_all
+}
+
+is_at_its_limit() {
+    run legatus shell "$host" --detach -- sleep 1000
+    local result=$status id
+    if ((result == 0)); then
+        id=$(<"$out")
+        legatus end "$host" "$id"
+        # Until its end is fetched it counts.
+        legatus attach "$host" "$id" || true
+    fi
+    ((result == 255))
+}
+
+starts_one() {
+    legatus shell "$host" --detach -- sleep 1000
+}
+
+# The output of a client that was lost waits on disk where the server lets it.
+output_waits_on_disk() {
+    start_server --session-spill 64
+    start "$LEGATUS" shell "$host" -- sh -c "echo begun; until [ -e '$work/go' ]; do sleep 0.1; done
+        seq 1 6000000; touch '$work/said'; exit 5" >"$work/partly" 2>"$err" </dev/null
+    await 10 "it runs" grep -q begun "$work/partly"
+    local id
+    id=$(legatus --json sessions "$host" | sed 's/^{"id":"\([^"]*\)".*/\1/')
+    kill -KILL "$started"
+    touch "$work/go"
+    # 46 MB, of which memory holds 8.
+    await 30 "it has said everything although nobody listens" test -e "$work/said"
+    run legatus attach "$host" "$id"
+    expect_status 5
+    same "digest" "$( (echo begun; seq 1 6000000) | sha256sum)" "$(sha256sum <"$out")"
+    rm "$work/go" "$work/said"
+}
+
+# --- paste and flood ----------------------------------------------------------------------------------
+
+a_paste_arrives_whole() {
+    start_server
+    python3 "$checks/flooding_client.py" "$LEGATUS" "$host" paste 10000000 "$work/pasted" || fail "not whole"
+}
+
+a_flood_is_stopped() {
+    start_server
+    # Measured alone it takes some milliseconds; the machine may have others to run.
+    local within=100
+    if ((!full)); then within=2000; fi
+    python3 "$checks/flooding_client.py" "$LEGATUS" "$host" flood "$within" || fail "not stopped"
+}
+
 # --- whose rights ---------------------------------------------------------------------------------------
 
 identities_have_users() {
@@ -311,10 +451,10 @@ identities_have_users() {
 
 # --- verdicts -------------------------------------------------------------------------------------------
 
-# Each end of a call in each mode: exit status and JSON tell the same, as documented.
+# Each end of a call in each mode, on a terminal and without: exit status and JSON tell the same, as
+# documented.
 verdicts() {
     start_server
-    legatus pki issue --dir "$pki" --client denied >/dev/null
     local how mode tty
     for how in 'exit 0' 'exit 3' 'exit 255' 'kill -9 $$' 'kill -15 $$'; do
         for mode in command line script login; do
@@ -325,8 +465,7 @@ verdicts() {
                 *9*) expect_verdict 137 '"kind":"signal","status":137,"signal":9' ;;
                 *) expect_verdict 143 '"kind":"signal","status":143,"signal":15' ;;
                 esac
-                grep -q '"usage":{"seconds":[0-9.]*,"cpu_seconds":[0-9.]*,"peak_memory_bytes":[1-9]' "$out" ||
-                    fail "no usage"
+                expect_usage
             done
         done
     done
@@ -334,10 +473,52 @@ verdicts() {
         for tty in '' -t; do
             verdict_of "$mode" "$tty" 'sleep 1000' --timeout 300ms
             expect_verdict 124 '"kind":"timeout","status":124'
+            expect_usage
+            expect_err '^legatus: timeout:'
             verdict_of "$mode" "$tty" 'kill -TERM "$CLIENT"; sleep 1000'
             expect_verdict 130 '"kind":"cancelled","status":130'
+            expect_err '^legatus: cancelled:'
         done
     done
+}
+
+# Those for which legatus itself has the status 255, and says so.
+verdicts_of_ours() {
+    local mode tty
+    printf '[[rule]]\nidentity = "nobody-here"\naction = "allow"\n' >"$work/none.toml"
+    start_server --policy "$work/none.toml"
+    for mode in command line script login; do
+        for tty in '' -t; do
+            verdict_of "$mode" "$tty" 'exit 0'
+            expect_verdict 255 '"kind":"denied","status":255'
+            expect_err '^legatus: denied:'
+        done
+    done
+    for mode in command line script login; do
+        for tty in '' -t; do
+            start_server
+            # It is the server that this kills, whose client is to wait for nobody.
+            verdict_of "$mode" "$tty" "kill -KILL $server_pid; sleep 1000" --linger 0
+            expect_verdict 255 '"kind":"lost","status":255'
+            expect_err '^legatus: lost:'
+        done
+    done
+}
+
+# What a command took is told whenever it had begun, and its bytes exactly.
+usage_is_told() {
+    start_server
+    run sh -c "printf 12345 | '$LEGATUS' --json shell $host -- sh -c 'cat; echo error >&2; kill -9 \$\$'"
+    expect_status 137
+    grep -q '"input_bytes":5,"output_bytes":11}}$' "$out" || fail "the bytes are wrong"
+    run legatus --json shell "$host" --timeout 300ms -- sh -c 'echo begun; while :; do :; done'
+    expect_status 124
+    grep -Eq '"cpu_seconds":[0-9]*\.?0*[1-9].*"output_bytes":6}}$' "$out" || fail "what it took is wrong"
+}
+
+expect_usage() {
+    grep -q '"usage":{"seconds":[0-9.]*,"cpu_seconds":[0-9.]*,"peak_memory_bytes":[1-9][0-9]*,"input_bytes":[0-9]*,"output_bytes":[0-9]*}}' \
+        "$out" || fail "no usage"
 }
 
 # verdict_of MODE TTY COMMAND [FLAG...]: runs it; CLIENT is the client's process there.
@@ -370,7 +551,6 @@ expect_verdict() {
 
 other_verdicts() {
     start_server
-    printf '[[rule]]\nidentity = "nobody-here"\naction = "allow"\n' >"$work/none.toml"
     run legatus --json --connect-timeout 2 shell 127.0.0.1:1 -- true
     expect_verdict 255 '"kind":"unavailable","status":255'
     run legatus --json shell "$host" --cwd /no/such/folder -- true
@@ -380,14 +560,12 @@ other_verdicts() {
     kill -KILL "$server_pid"
     await_exit 20 "$started"
     expect_verdict 255 '"kind":"lost","status":255'
-    start_server --policy "$work/none.toml"
-    run legatus --json shell "$host" -- true
-    expect_verdict 255 '"kind":"denied","status":255'
-    expect_err '^legatus: denied:'
 }
 
 check "each identity has its user" identities_have_users
 check "every end of a call has its verdict in every mode" verdicts
+check "every refusal and loss has its verdict in every mode" verdicts_of_ours
+check "what a command took is told with its bytes" usage_is_told
 check "calls that never ran, or were lost, say so" other_verdicts
 check "an interactive session through a failing network is exact" interactive_through_a_failing_network
 check "output through a failing network is exact" output_through_a_failing_network
@@ -402,4 +580,10 @@ check "signals reach a session" signals_reach_it
 check "sessions of others are out of reach" others_are_kept_out
 check "a lost client is waited for" lost_clients_are_waited_for
 check "goodbyes end a call" goodbyes_end_it
+check "a tree of processes ends in its control group" trees_end_in_their_group
+check "a tree of processes ends without control groups" trees_end_without_groups
+check "an identity has a limit of sessions" identities_have_limits
+check "output waits on disk" output_waits_on_disk
+check "10 MB pasted into a file arrive whole" a_paste_arrives_whole
+check "a flood for a slow terminal is stopped by Ctrl-C" a_flood_is_stopped
 finish

@@ -233,6 +233,107 @@ with_one_command() {
     see 'not a tty'
 }
 
+# --- programs that outlive their terminal -------------------------------------------------------------
+
+# A program in a session that is left, attached to from a larger terminal, and whose server is killed:
+# moved LINE SEEN REDRAWN: SEEN shows that it runs, the command REDRAWN that it fills the larger one.
+moved() {
+    local line=$1 seen=$2 redrawn=$3
+    start_server
+    open_terminal
+    type_line "'$LEGATUS' shell $host --name moved"
+    see '[#$>]$'
+    type_line "PS1='remote''> '; clear"
+    see '^remote>$'
+    type_line "$line"
+    see "$seen"
+    # It waits for a key now.
+    press Enter '~' d
+    # Behind what the program has left on the screen.
+    see 'local>$'
+    type_line "printf '\\033[?1049l\\033[m'; clear"
+    see '^local>$'
+    terminal resize-window -x 120 -y 40
+    type_line "'$LEGATUS' attach $host moved"
+    see "$seen"
+    await 15 "it fills the larger terminal" "$redrawn" 120 40
+    kill -KILL "$server_pid"
+    see 'reconnecting' 30
+    serve_again
+    see 'connected again' 30
+    # What the client says of its connection stands on the screen until that is drawn again.
+    terminal resize-window -x 110 -y 35
+    await 15 "it fills another terminal after the server's end" "$redrawn" 110 35
+    press q
+    see 'remote>$'
+    type_line exit
+    see 'local>$'
+}
+
+less_fills() { (($(screen | grep -c '^line [0-9]*$') == $2 - 1)); }
+htop_fills() { screen | sed -n "$2p" | grep -q F10; }
+vim_fills() {
+    press Escape
+    terminal send-keys -l ':echo "size" &lines &columns'
+    press Enter
+    sees "^size $2 $1"
+}
+
+less_is_moved() {
+    seq -f 'line %g' 1 1000 >"$work/lines"
+    moved "less '$work/lines'" '^line 2[0-9]$' less_fills
+}
+
+htop_is_moved() {
+    moved htop 'Load average|Tasks:' htop_fills
+}
+
+vim_is_moved() {
+    seq -f 'line %g' 1 1000 >"$work/lines"
+    # A quick way out, as the others have.
+    moved "vim --clean -c 'nnoremap q :q!<CR>' '$work/lines'" '^line [0-9]+$' vim_fills
+}
+
+# --- another terminal's own test ------------------------------------------------------------------------
+
+# Waits until a pane says nothing new, and shows it.
+settled() {
+    local before='' now
+    for _ in {1..100}; do
+        now=$(terminal capture-pane -p -t "$1")
+        if [[ $now && $now == "$before" ]]; then break; fi
+        before=$now
+        sleep 0.2
+    done
+    printf '%s\n' "$now"
+}
+
+looks_like_here() {
+    [[ $(terminal capture-pane -p -t there) == "$here" ]]
+}
+
+# vttest here and over there show the same, screen by screen.
+vttest_is_the_same() {
+    command -v vttest >/dev/null || fail "vttest is not installed"
+    terminal_socket=$work/tmux.$BASHPID
+    terminal new-session -d -s here -x 80 -y 24 vttest
+    remember "$(terminal display-message -p '#{pid}')"
+    terminal new-session -d -s there -x 80 -y 24 "'$LEGATUS' shell $host --tty -- vttest"
+    local key here number=0
+    # The menu; cursor movements; screen features; the way out.
+    for key in '' 1 {1..6}. 2 {1..15}. 0; do
+        case $key in
+        '') ;;
+        *.) for pane in here there; do terminal send-keys -t "$pane" Enter; done ;;
+        *) for pane in here there; do terminal send-keys -t "$pane" "$key" Enter; done ;;
+        esac
+        if [[ $key == 0 ]]; then break; fi
+        here=$(settled here)
+        number=$((number + 1))
+        await 20 "screen $number of vttest is as here: $here"$'\n'"$(terminal capture-pane -p -t there)" looks_like_here
+    done
+}
+
 # --- the terminal's mode --------------------------------------------------------------------------
 
 # modes BEFORE|AFTER: what stty tells of the local terminal.
@@ -316,6 +417,10 @@ check "Ctrl-C and Ctrl-Z reach what runs there" interrupt_key
 check "all keys pass" all_keys
 check "a large paste arrives whole" large_paste
 check "much output passes" much_output
+check "less goes on in another terminal and after a killed server" less_is_moved
+check "htop goes on in another terminal and after a killed server" htop_is_moved
+check "vim goes on in another terminal and after a killed server" vim_is_moved
+check "vttest shows the same as in a local terminal" vttest_is_the_same
 check "~. leaves a stuck shell" escape_leaves
 check "~? tells the escapes, ~~ is a tilde" escape_tells
 check "--tty gives one command a terminal" with_one_command

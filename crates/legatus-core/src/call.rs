@@ -121,6 +121,8 @@ pub struct Call {
     pub persistence: Option<crate::Persistence>,
     /// What is said of the user as whom the call runs.
     pub account: Account,
+    /// What holds the processes together that the Commander starts, where the system has that.
+    pub processes: Option<std::sync::Arc<dyn crate::ProcessGroup>>,
     server: Option<ServerAccess>,
     span: Span,
 }
@@ -145,6 +147,7 @@ impl Call {
             controls,
             persistence: None,
             account: Account::default(),
+            processes: None,
             server: None,
             span,
         }

@@ -17,6 +17,7 @@ mod module;
 mod outcome;
 mod peer;
 mod policy;
+mod processes;
 mod registry;
 mod server;
 mod session;
@@ -42,6 +43,7 @@ pub use module::{
 pub use outcome::Outcome;
 pub use peer::Peer;
 pub use policy::{Decision, Denied, Pattern, Permit, Policy, Rule};
+pub use processes::ProcessGroup;
 pub use registry::{Registry, RegistryError, UnknownModule};
 pub use server::{ServerAccess, ServerControl, ServerFacts};
 pub use session::{Attach, FETCHED, Keeping, Kept, Persistence, SessionInfo, Sessions, Taken};

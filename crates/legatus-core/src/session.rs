@@ -55,6 +55,8 @@ pub struct Attach {
     pub read_only: bool,
     /// Whether what it runs has a terminal, as far as the client knows.
     pub terminal: bool,
+    /// Its terminal's size goes before those of other clients, instead of the smallest.
+    pub own_size: bool,
 }
 
 /// What a client has acknowledged when it has got the outcome, too.

@@ -161,6 +161,7 @@ impl From<crate::Attach> for Attach {
             resume: attach.resume,
             received: attach.received,
             read_only: attach.read_only,
+            own_size: attach.own_size,
         }
     }
 }
@@ -173,6 +174,7 @@ impl From<Attach> for crate::Attach {
             received: attach.received,
             read_only: attach.read_only,
             terminal: false,
+            own_size: attach.own_size,
         }
     }
 }

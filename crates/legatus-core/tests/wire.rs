@@ -39,6 +39,7 @@ fn attach() -> CallRequest {
                 resume: true,
                 received: 5,
                 read_only: true,
+                own_size: false,
             }),
             ..Open::default()
         })),

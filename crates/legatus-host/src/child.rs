@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use legatus_core::{Attach, Call, Fault, Outcome, Persistence, limits};
 use prost::Message;
+use rustix::process::Pid;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::time::Instant;
 
+use crate::cgroup;
 use crate::descriptors;
 use crate::frame::Frame;
 use crate::holder::GRACE;
@@ -168,6 +170,7 @@ impl Holder {
             resume: attach.resume,
             received: attach.received,
             read_only: attach.read_only,
+            own_size: attach.own_size,
             inline_bytes: u32::try_from(launcher.inline_bytes).unwrap_or(u32::MAX),
             ..AttachRequest::default()
         };
@@ -213,7 +216,7 @@ impl Holder {
             // Another process has started it, and its own server is told if it dies.
             return true;
         };
-        if tokio::time::timeout(LOOK, child.wait()).await.is_ok() {
+        if tokio::time::timeout(LOOK, ended(child)).await.is_ok() {
             return false;
         }
         self.release();
@@ -223,7 +226,7 @@ impl Holder {
     /// Lets the holder end when it wants to; it is reaped then.
     pub(crate) fn release(&mut self) {
         if let Some(mut child) = self.child.take() {
-            tokio::spawn(async move { child.wait().await });
+            tokio::spawn(async move { ended(&mut child).await });
         }
     }
 
@@ -255,7 +258,7 @@ impl Holder {
         let Some(child) = &mut self.child else {
             return format!("the process that ran the call ended {told}");
         };
-        match tokio::time::timeout(EXIT_WITHIN, child.wait()).await {
+        match tokio::time::timeout(EXIT_WITHIN, ended(child)).await {
             Ok(Ok(status)) => format!("the process that ran the call {} {told}", died(status)),
             Ok(Err(_)) => format!("the process that ran the call ended {told}"),
             Err(_) => {
@@ -288,16 +291,30 @@ impl Drop for Holder {
 
 /// Waits for a holder that has nothing more to do; kills it if it takes too long.
 async fn reap(mut child: Child, kill_at: Instant) {
-    if tokio::time::timeout_at(kill_at, child.wait())
-        .await
-        .is_err()
-    {
+    let in_time = tokio::time::timeout_at(kill_at, ended(&mut child)).await;
+    if in_time.is_err() {
         tracing::warn!(
             process = child.id(),
             "a holder did not end in time and was killed"
         );
-        child.kill().await.ok();
+        // It may have ended by itself meanwhile.
+        child.start_kill().ok();
+        ended(&mut child).await.ok();
     }
+}
+
+/// Waits for a holder's end, and tidies its control group up: what a holder has started does not
+/// outlive it unless it has ended by itself.
+async fn ended(child: &mut Child) -> io::Result<ExitStatus> {
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    let status = child.wait().await?;
+    if let Some(process) = id.and_then(Pid::from_raw) {
+        if !status.success() {
+            cgroup::kill(process);
+        }
+        cgroup::remove(process);
+    }
+    Ok(status)
 }
 
 fn died(status: ExitStatus) -> String {

@@ -22,6 +22,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroup::ControlGroup;
 use crate::descriptors;
 use crate::frame::{self, Frame, FrameError};
 use crate::messages::{self, Facts, Opening, Start};
@@ -77,6 +78,11 @@ fn serve(registry: &Registry) -> Result<(), HolderError> {
     rustix::process::setsid().ok();
     rustix::thread::set_name(c"legatus-holder").ok();
     let (start, memory, sessions) = receive_start(&mut control)?;
+    // Only a process that may do so makes one, which root can no more once it is somebody else.
+    let group = ControlGroup::new(rustix::process::getpid());
+    if let Err(error) = &group {
+        tracing::debug!(%error, "a call has no control group");
+    }
     if let Some(user) = &start.user
         && let Err(error) = user.assume()
     {
@@ -92,9 +98,14 @@ fn serve(registry: &Registry) -> Result<(), HolderError> {
     }
     // Only now is anything taken apart that a client has said.
     let mut opening = receive_opening(&mut control)?;
-    let keep = keep(&mut opening, sessions, start.server_uid);
+    let keep = keep(&mut opening, sessions, &start);
     match prepare(opening, registry) {
-        Ok(prepared) => run(prepared, data, control, memory, keep),
+        Ok(mut prepared) => {
+            if let Ok(group) = group {
+                prepared.call.processes = Some(Arc::new(group));
+            }
+            run(prepared, data, control, memory, keep)
+        }
         Err(fault) => tell(&mut data, Outcome::Unavailable(fault)),
     }
     .map_err(system("run the call"))
@@ -190,7 +201,7 @@ pub(crate) fn outcome_bytes(outcome: Outcome) -> Bytes {
 }
 
 /// How the call is kept, if it is to be.
-fn keep(opening: &mut Opening, folder: Option<OwnedFd>, server_uid: u32) -> Option<Keep> {
+fn keep(opening: &mut Opening, folder: Option<OwnedFd>, start: &Start) -> Option<Keep> {
     let sealed = opening.session.take()?;
     let keeping = opening.open.as_mut()?.keeping.take()?;
     Some(Keep {
@@ -198,7 +209,8 @@ fn keep(opening: &mut Opening, folder: Option<OwnedFd>, server_uid: u32) -> Opti
         facts: Facts::decode(sealed.facts.clone()).ok()?,
         sealed,
         folder: folder?,
-        server_uid,
+        server_uid: start.server_uid,
+        spill_bytes: start.spill_bytes,
     })
 }
 

@@ -42,6 +42,9 @@ pub struct Launcher {
     pub descriptor_limit: Option<u64>,
     /// Where calls are kept that outlive their connection; without it none are.
     pub sessions: Option<Arc<SessionFolder>>,
+    /// Bytes of output that a kept call may put on disk, in the folder of its user's sessions, when
+    /// it waits for a client and memory holds no more.
+    pub spill_bytes: u64,
 }
 
 impl Launcher {
@@ -56,6 +59,7 @@ impl Launcher {
             environment: Vec::new(),
             descriptor_limit: None,
             sessions: None,
+            spill_bytes: 0,
         }
     }
 
@@ -84,6 +88,13 @@ impl Launcher {
     #[must_use]
     pub fn with_sessions(mut self, sessions: Arc<SessionFolder>) -> Self {
         self.sessions = Some(sessions);
+        self
+    }
+
+    /// Kept calls may put so many bytes of output on disk each.
+    #[must_use]
+    pub fn with_spill(mut self, bytes: u64) -> Self {
+        self.spill_bytes = bytes;
         self
     }
 
@@ -181,6 +192,7 @@ impl Launcher {
             folder: home.map(OsStr::as_bytes).unwrap_or_default().to_vec(),
             has_sessions,
             server_uid: rustix::process::geteuid().as_raw(),
+            spill_bytes: self.spill_bytes,
         }
     }
 

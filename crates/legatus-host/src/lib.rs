@@ -6,6 +6,7 @@
 //! waits behind data. Large messages pass through shared memory
 //! (`docs/decisions/0002-bulk-data-between-server-and-holder.md`).
 
+mod cgroup;
 mod child;
 mod descriptors;
 pub mod external;

@@ -21,6 +21,9 @@ pub(crate) struct Start {
     /// The server's own user, who may attach to sessions.
     #[prost(uint32, tag = "4")]
     pub(crate) server_uid: u32,
+    /// Bytes that a kept call may put on disk beside those that it holds in memory.
+    #[prost(uint64, tag = "5")]
+    pub(crate) spill_bytes: u64,
 }
 
 /// A user's rights.
@@ -134,7 +137,15 @@ pub(crate) struct Sealed {
 
 /// The version of what servers and the holders of kept calls say to each other. A newer server
 /// still speaks to holders of the two versions before; fields that one does not know are skipped.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
+
+/// How many versions apart a server and a holder may be.
+pub(crate) const SKEW: u32 = 2;
+
+/// Whether this version gets along with the one that the other process speaks.
+pub(crate) fn speaks_with(version: u32) -> bool {
+    version > 0 && version.abs_diff(PROTOCOL) <= SKEW
+}
 
 /// What a server wants of a kept call's holder.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -160,6 +171,9 @@ pub(crate) struct AttachRequest {
     /// How the shared memory is laid out.
     #[prost(uint64, tag = "9")]
     pub(crate) layout: u64,
+    /// The client's terminal decides how large the call's is. Since version 2.
+    #[prost(bool, tag = "10")]
+    pub(crate) own_size: bool,
 }
 
 /// What a server wants.

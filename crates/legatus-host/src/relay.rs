@@ -190,6 +190,7 @@ async fn relay(
         std::future::pending().await
     };
     let received = kept.map(|kept| kept.received.clone());
+    let opened = CancellationToken::new();
     let control = async {
         controls
             .pump(
@@ -198,6 +199,7 @@ async fn relay(
                 &cancellation,
                 notices,
                 received,
+                &opened,
             )
             .await
             .ok();
@@ -218,7 +220,13 @@ async fn relay(
     let left = async {
         match kept {
             Some(kept) => kept.lost.cancelled().await,
-            None => std::future::pending().await,
+            None => return std::future::pending().await,
+        }
+        // A holder that has not been told its call yet could not go on with it.
+        opened.cancelled().await;
+        // A client that goes after a goodbye is not lost: the holder must hear the goodbye.
+        if cancellation.is_cancelled() {
+            std::future::pending::<()>().await;
         }
     };
     tokio::select! {
@@ -271,11 +279,13 @@ impl Controls {
         cancellation: &CancellationToken,
         notices: &Notices,
         mut received: Option<watch::Receiver<u64>>,
+        opened: &CancellationToken,
     ) -> io::Result<()> {
         socket.write_all(&self.start).await?;
         if let Some(opening) = self.opening {
             frame::write(socket, Frame::Opening(opening)).await?;
         }
+        opened.cancel();
         let (mut cancelled, mut open) = (false, true);
         loop {
             let frame = tokio::select! {

@@ -22,9 +22,10 @@ use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
+use crate::cgroup;
 use crate::descriptors;
 use crate::frame::Frame;
-use crate::messages::{AttachRequest, Facts, Hello, PROTOCOL, Purpose, Sealed};
+use crate::messages::{AttachRequest, Facts, Hello, PROTOCOL, Purpose, Sealed, speaks_with};
 use crate::slab;
 
 /// How long a holder may take to answer.
@@ -74,6 +75,7 @@ impl SessionFolder {
                 .mode(0o700)
                 .create(&path)?;
         }
+        cgroup::sweep();
         let key = key(&path.join("key"))?;
         Ok(Self {
             path,
@@ -196,6 +198,12 @@ impl SessionFolder {
         let facts = facts.ok_or(SessionError::Misbehaved(
             "no server of this folder knows it",
         ))?;
+        if !speaks_with(hello.protocol) {
+            return Err(SessionError::Refused(format!(
+                "the session speaks version {} and this server {PROTOCOL}",
+                hello.protocol
+            )));
+        }
         if !hello.refusal.is_empty() {
             return Err(SessionError::Refused(hello.refusal));
         }
@@ -420,6 +428,108 @@ mod tests {
         let second = SessionFolder::open(folder.path()).unwrap();
         assert_eq!(first.key, second.key);
         assert_ne!(first.key, [0; 32]);
+    }
+
+    /// What a holder of version 1 knew of a server's wishes, and answered.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct OldAttach {
+        #[prost(uint32, tag = "1")]
+        protocol: u32,
+        #[prost(enumeration = "Purpose", tag = "2")]
+        purpose: i32,
+        #[prost(string, tag = "3")]
+        client: String,
+        #[prost(uint64, tag = "5")]
+        received: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct OldHello {
+        #[prost(uint32, tag = "1")]
+        protocol: u32,
+        #[prost(message, optional, tag = "2")]
+        sealed: Option<Sealed>,
+        #[prost(uint64, tag = "6")]
+        bytes_out: u64,
+    }
+
+    /// A holder of that version with the session `old`; returns what each server wanted.
+    fn old_holder(
+        sessions: &SessionFolder,
+        protocol: u32,
+    ) -> tokio::sync::mpsc::Receiver<OldAttach> {
+        let facts = Facts {
+            id: "old".to_owned(),
+            identity: "ann".to_owned(),
+            ..Facts::default()
+        };
+        let hello = OldHello {
+            protocol,
+            sealed: Some(sessions.seal(&facts)),
+            bytes_out: 7,
+        };
+        let uid = rustix::process::geteuid().as_raw();
+        drop(sessions.of_user(uid).unwrap());
+        let socket = sessions.path.join(format!("{uid}/old"));
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
+        let (told, wanted) = tokio::sync::mpsc::channel(8);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let (frame, _) = descriptors::receive(&mut stream).await.unwrap();
+                let Frame::Attach(request) = frame else {
+                    panic!("{frame:?}");
+                };
+                let wish = OldAttach::decode(request).unwrap();
+                told.send(wish).await.unwrap();
+                let answer = Frame::Hello(hello.encode_to_vec().into());
+                crate::frame::write(&mut stream, answer).await.unwrap();
+            }
+        });
+        wanted
+    }
+
+    fn wish() -> AttachRequest {
+        AttachRequest {
+            purpose: Purpose::Attach.into(),
+            client: "c".to_owned(),
+            received: 3,
+            own_size: true,
+            ..AttachRequest::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_holder_of_the_version_before_is_understood_and_understands() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = SessionFolder::open(folder.path()).unwrap();
+        let mut wanted = old_holder(&sessions, 1);
+        let reached = sessions.reach("old", "ann", false, wish(), &[]).await;
+        let reached = reached.unwrap();
+        assert_eq!(reached.hello.bytes_out, 7);
+        // Its shared memory is laid out in another way, so that it is not used.
+        assert_ne!(reached.hello.layout, slab::LAYOUT);
+        assert_eq!(wanted.recv().await.unwrap().purpose(), Purpose::Look);
+        let attach = wanted.recv().await.unwrap();
+        let expected = (Purpose::Attach, "c", 3);
+        let seen = (attach.purpose(), attach.client.as_str(), attach.received);
+        assert_eq!(seen, expected);
+        // A holder refuses a server that is more than this ahead of it.
+        assert!(attach.protocol <= 1 + crate::messages::SKEW);
+    }
+
+    #[tokio::test]
+    async fn holders_that_are_too_far_away_are_refused_in_so_many_words() {
+        for version in [0, PROTOCOL + crate::messages::SKEW + 1] {
+            let folder = tempfile::tempdir().unwrap();
+            let sessions = SessionFolder::open(folder.path()).unwrap();
+            let _wanted = old_holder(&sessions, version);
+            let refused = sessions.reach("old", "ann", false, wish(), &[]).await;
+            let text = refused.unwrap_err().to_string();
+            let expected =
+                format!("the session speaks version {version} and this server {PROTOCOL}");
+            assert_eq!(text, expected);
+        }
     }
 
     #[tokio::test]

@@ -208,9 +208,9 @@ fn control_of(
         }
         _ if place.read_only => {}
         Control::Resize(size) => {
-            let smallest = session.clients().resized(place, size);
-            if let Some(smallest) = smallest {
-                session.controls.send(Control::Resize(smallest));
+            let fitting = session.clients().resized(place, size);
+            if let Some(fitting) = fitting {
+                session.controls.send(Control::Resize(fitting));
             }
         }
         // It is dropped when too many wait already.

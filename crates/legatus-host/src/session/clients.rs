@@ -46,6 +46,8 @@ struct Client {
     received: u64,
     /// Its terminal's, if it has told one.
     size: Option<TerminalSize>,
+    /// Whether that size goes before those of others.
+    own_size: bool,
 }
 
 #[derive(Debug)]
@@ -81,9 +83,9 @@ pub(super) enum Fate {
 }
 
 impl Clients {
-    pub(super) fn new(replay: usize, linger: Duration, keep: Duration) -> Self {
+    pub(super) fn new(log: Log, linger: Duration, keep: Duration) -> Self {
         Self {
-            log: Log::new(replay),
+            log,
             clients: HashMap::new(),
             serial: 0,
             linger,
@@ -123,6 +125,7 @@ impl Clients {
                 taken: 0,
                 received: first,
                 size: None,
+                own_size: wanted.own_size,
             }),
         };
         let cursor = client.received.max(first);
@@ -196,14 +199,20 @@ impl Clients {
         client.taken
     }
 
-    /// A client's terminal has another size; the one that fits all clients.
+    /// A client's terminal has another size; the one that the call's is to have.
     pub(super) fn resized(&mut self, place: &Place, size: TerminalSize) -> Option<TerminalSize> {
         self.of(place)?.size = Some(size);
-        self.smallest()
+        self.fitting()
     }
 
-    /// The size of a terminal that fits those of all clients that are there.
-    pub(super) fn smallest(&self) -> Option<TerminalSize> {
+    /// The size of a terminal that fits those of all clients that are there, or is that of the one
+    /// who came last of those that want their own.
+    pub(super) fn fitting(&self) -> Option<TerminalSize> {
+        let wanting = self.attached().filter(|(client, _)| client.own_size);
+        let last = wanting.max_by_key(|(client, _)| client.serial());
+        if let Some(size) = last.and_then(|(client, _)| client.size) {
+            return Some(size);
+        }
         let sizes = self.attached().filter_map(|(client, _)| client.size);
         sizes.reduce(|one, other| TerminalSize {
             columns: one.columns.min(other.columns),
@@ -235,6 +244,7 @@ impl Clients {
         self.touched = Instant::now();
         self.log.push(message);
         self.trim();
+        self.log.spill();
     }
 
     pub(super) fn finish(&mut self, outcome: Bytes) {
@@ -247,7 +257,7 @@ impl Clients {
     pub(super) fn has_room(&self) -> bool {
         let sent = self.attached().map(|(_, cursor)| cursor).min();
         let unsent = sent.is_none_or(|place| self.log.has_room(place, UNSENT));
-        unsent && self.log.has_room(self.needed(), limits::SESSION_BYTES)
+        unsent && self.log.has_room(self.needed(), self.log.limit())
     }
 
     pub(super) fn clients_attached(&self) -> usize {
@@ -319,6 +329,14 @@ impl Clients {
 }
 
 impl Client {
+    /// Its number among all comings; 0 while it is away.
+    fn serial(&self) -> u64 {
+        match self.presence {
+            Presence::Attached { serial, .. } => serial,
+            _ => 0,
+        }
+    }
+
     fn lost(&self) -> Option<Instant> {
         match self.presence {
             Presence::Lost(when) => Some(when),
@@ -329,10 +347,12 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use super::super::spill::Spill;
     use super::*;
 
     fn clients() -> Clients {
-        Clients::new(0, Duration::from_secs(60), Duration::from_secs(600))
+        let log = Log::new(0, Spill::none());
+        Clients::new(log, Duration::from_secs(60), Duration::from_secs(600))
     }
 
     fn wanted(client: &str, resume: bool, received: u64) -> AttachRequest {
@@ -404,6 +424,26 @@ mod tests {
         clients.gone(&place, true);
         assert!(clients.has_room());
         assert_eq!(clients.log.first(), pushed);
+    }
+
+    #[test]
+    fn the_smallest_terminal_rules_unless_somebody_wants_their_own_size() {
+        let size = |columns, rows| TerminalSize { columns, rows };
+        let mut clients = clients();
+        let (one, _) = clients.attach(&wanted("a", false, 0)).unwrap();
+        assert_eq!(clients.resized(&one, size(100, 30)), Some(size(100, 30)));
+        let (two, _) = clients.attach(&wanted("b", false, 0)).unwrap();
+        assert_eq!(clients.resized(&two, size(80, 50)), Some(size(80, 30)));
+        let own = AttachRequest {
+            own_size: true,
+            ..wanted("c", false, 0)
+        };
+        let (three, _) = clients.attach(&own).unwrap();
+        assert_eq!(clients.fitting(), Some(size(80, 30)));
+        assert_eq!(clients.resized(&three, size(200, 60)), Some(size(200, 60)));
+        assert_eq!(clients.resized(&two, size(70, 20)), Some(size(200, 60)));
+        clients.gone(&three, true);
+        assert_eq!(clients.fitting(), Some(size(70, 20)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::{OPEN_AFTER, Session, attachment};
 use crate::descriptors;
 use crate::frame::{self, Frame};
-use crate::messages::{AttachRequest, Hello, PROTOCOL, Purpose};
+use crate::messages::{AttachRequest, Hello, PROTOCOL, Purpose, speaks_with};
 use crate::pump::Link;
 use crate::slab::{self, End};
 
@@ -96,8 +96,7 @@ async fn serve(
     wanted: AttachRequest,
     descriptors: Vec<OwnedFd>,
 ) -> io::Result<()> {
-    let newer = wanted.protocol > PROTOCOL + 2 || wanted.protocol == 0;
-    if newer {
+    if !speaks_with(wanted.protocol) {
         let refusal = format!(
             "the session speaks version {PROTOCOL} and the server {}",
             wanted.protocol

@@ -3,6 +3,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use legatus_core::{Fault, Outcome, limits};
+
+use super::spill::Spill;
+use crate::holder::outcome_bytes;
 
 /// What a message costs beside its bytes, so that many short ones are bounded as well.
 const OVERHEAD: usize = 64;
@@ -12,14 +16,38 @@ const OVERHEAD: usize = 64;
 #[derive(Debug)]
 pub(super) struct Log {
     first: u64,
-    messages: VecDeque<Bytes>,
+    messages: VecDeque<Message>,
     /// What the messages here cost.
     held: usize,
+    /// What those of them cost that are in memory, which are the newest.
+    in_memory: usize,
+    /// How many are on disk.
+    on_disk: usize,
+    spill: Spill,
     /// Messages up to so many bytes stay for those who attach later.
     replay: usize,
     outcome: Option<Bytes>,
     /// Bytes of all messages that there have been.
     total: u64,
+}
+
+#[derive(Debug)]
+enum Message {
+    Here(Bytes),
+    /// At this place of the spill.
+    Spilled {
+        place: u64,
+        length: usize,
+    },
+}
+
+impl Message {
+    fn len(&self) -> usize {
+        match self {
+            Self::Here(bytes) => bytes.len(),
+            Self::Spilled { length, .. } => *length,
+        }
+    }
 }
 
 /// What comes at some place of the log.
@@ -32,11 +60,14 @@ pub(super) enum Next {
 }
 
 impl Log {
-    pub(super) fn new(replay: usize) -> Self {
+    pub(super) fn new(replay: usize, spill: Spill) -> Self {
         Self {
             first: 0,
             messages: VecDeque::new(),
             held: 0,
+            in_memory: 0,
+            on_disk: 0,
+            spill,
             replay,
             outcome: None,
             total: 0,
@@ -57,10 +88,35 @@ impl Log {
         self.total
     }
 
+    /// What all messages may cost that are needed.
+    pub(super) fn limit(&self) -> usize {
+        limits::SESSION_BYTES.saturating_add(self.spill.capacity())
+    }
+
     pub(super) fn push(&mut self, message: Bytes) {
         self.held += message.len() + OVERHEAD;
+        self.in_memory += message.len() + OVERHEAD;
         self.total += message.len() as u64;
-        self.messages.push_back(message);
+        self.messages.push_back(Message::Here(message));
+    }
+
+    /// Puts the oldest messages on disk that memory is not to hold.
+    pub(super) fn spill(&mut self) {
+        while self.in_memory > limits::SESSION_BYTES {
+            let Some(message) = self.messages.get_mut(self.on_disk) else {
+                return;
+            };
+            let Message::Here(bytes) = message else {
+                return;
+            };
+            let length = bytes.len();
+            let Some(place) = self.spill.push(bytes) else {
+                return;
+            };
+            *message = Message::Spilled { place, length };
+            self.on_disk += 1;
+            self.in_memory -= length + OVERHEAD;
+        }
     }
 
     pub(super) fn finish(&mut self, outcome: Bytes) {
@@ -75,9 +131,22 @@ impl Log {
     pub(super) fn next(&self, place: u64) -> Next {
         let index = usize::try_from(place.saturating_sub(self.first)).unwrap_or(usize::MAX);
         match (self.messages.get(index), &self.outcome) {
-            (Some(message), _) => Next::Message(message.clone()),
+            (Some(Message::Here(message)), _) => Next::Message(message.clone()),
+            (Some(Message::Spilled { place, length }), _) => self.spilled(*place, *length),
             (None, Some(outcome)) => Next::Outcome(outcome.clone()),
             (None, None) => Next::Nothing,
+        }
+    }
+
+    fn spilled(&self, place: u64, length: usize) -> Next {
+        match self.spill.read(place, length) {
+            Ok(message) => Next::Message(message),
+            Err(error) => {
+                tracing::error!(%error, "what a session has put on disk cannot be read");
+                let fault =
+                    Fault::new("output of the session cannot be read from the server's disk");
+                Next::Outcome(outcome_bytes(Outcome::Lost(fault)))
+            }
         }
     }
 
@@ -108,6 +177,13 @@ impl Log {
                 return;
             };
             self.held -= message.len() + OVERHEAD;
+            match message {
+                Message::Here(bytes) => self.in_memory -= bytes.len() + OVERHEAD,
+                Message::Spilled { length, .. } => {
+                    self.on_disk -= 1;
+                    self.spill.free(length);
+                }
+            }
             self.first += 1;
         }
         if self.messages.is_empty() {
@@ -122,7 +198,7 @@ mod tests {
     use super::*;
 
     fn log(replay: usize, messages: &[&'static str]) -> Log {
-        let mut log = Log::new(replay);
+        let mut log = Log::new(replay, Spill::none());
         for message in messages {
             log.push(Bytes::from_static(message.as_bytes()));
         }
@@ -151,6 +227,39 @@ mod tests {
     }
 
     #[test]
+    fn what_memory_is_not_to_hold_comes_back_from_disk_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = std::fs::File::open(folder.path()).unwrap();
+        let mut log = Log::new(0, Spill::new(&folder, 4 << 20).unwrap());
+        let message = |number: u32| {
+            let bytes: Vec<u8> = number.to_le_bytes().repeat(64 << 10);
+            Bytes::from(bytes)
+        };
+        let mut count = 0;
+        while log.has_room(0, log.limit()) {
+            log.push(message(count));
+            log.spill();
+            count += 1;
+        }
+        // 12 MiB of messages of 256 KiB, each a little more.
+        assert_eq!(count, 48);
+        assert!(log.in_memory <= limits::SESSION_BYTES + (256 << 10) + OVERHEAD);
+        assert!(log.on_disk > 14, "{}", log.on_disk);
+        // Twice around the file.
+        for number in 0..count {
+            assert_eq!(log.next(number.into()), Next::Message(message(number)));
+            log.trim(u64::from(number) + 1);
+            log.push(message(count + number));
+            log.spill();
+        }
+        for number in count..2 * count {
+            assert_eq!(log.next(number.into()), Next::Message(message(number)));
+            log.trim(u64::from(number) + 1);
+        }
+        assert_eq!((log.held, log.in_memory, log.on_disk), (0, 0, 0));
+    }
+
+    #[test]
     fn room_is_counted_from_a_place_with_what_each_message_costs() {
         let log = log(usize::MAX, &["aaaa", "b"]);
         let one = 1 + OVERHEAD;
@@ -158,7 +267,7 @@ mod tests {
         assert!(log.has_room(1, one + 1));
         assert!(!log.has_room(1, one));
         assert!(log.has_room(2, one));
-        let empty = Log::new(0);
+        let empty = Log::new(0, Spill::none());
         assert!(empty.has_room(0, 1));
     }
 }

@@ -7,6 +7,7 @@ mod attachment;
 mod clients;
 mod door;
 mod log;
+mod spill;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +24,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::clients::{Clients, Fate, Place};
+use self::log::Log;
+use self::spill::Spill;
 use crate::holder::{GRACE, Prepared, outcome_bytes};
 use crate::messages::{AttachRequest, Facts, Hello, PROTOCOL, Sealed};
 use crate::pump::Link;
@@ -43,6 +46,21 @@ pub(crate) struct Keep {
     /// The folder of the sockets of this user's sessions.
     pub(crate) folder: OwnedFd,
     pub(crate) server_uid: u32,
+    /// Bytes that may be put on disk beside those in memory.
+    pub(crate) spill_bytes: u64,
+}
+
+impl Keep {
+    /// Where output goes that memory is not to hold.
+    fn spill(&self) -> Spill {
+        match self.spill_bytes {
+            0 => Spill::none(),
+            bytes => Spill::new(&self.folder, bytes).unwrap_or_else(|error| {
+                tracing::warn!(%error, "a session puts nothing on disk");
+                Spill::none()
+            }),
+        }
+    }
 }
 
 /// What the tasks of a kept call share.
@@ -77,7 +95,8 @@ pub(crate) async fn run(
     let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
     let (input, output) = ours.split();
     let keeping = &keep.keeping;
-    let clients = Clients::new(keeping.replay_bytes, keeping.linger, keeping.keep);
+    let log = Log::new(keeping.replay_bytes, keep.spill());
+    let clients = Clients::new(log, keeping.linger, keeping.keep);
     let session = Arc::new(Session {
         clients: Mutex::new(clients),
         changes: watch::Sender::new(0),
@@ -216,7 +235,7 @@ impl Session {
         let size = {
             let mut clients = self.clients();
             clients.gone(place, willingly);
-            clients.smallest()
+            clients.fitting()
         };
         if let Some(size) = size {
             self.controls.send(Control::Resize(size));

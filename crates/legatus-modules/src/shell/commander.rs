@@ -4,10 +4,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
-use legatus_core::{Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome, Pattern};
+use legatus_core::{
+    Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome, Pattern, ProcessGroup,
+};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -23,10 +25,15 @@ use super::process_tree::{CALL_VARIABLE, Mark, ProcessTree, adopt_orphans};
 use super::program::{NotRun, Program};
 use super::script::Content;
 use super::spawn::{Running, Streams, Surroundings, reason, spawn, terminal_kind};
-use super::{request, signals, usage};
+use super::usage::Meter;
+use super::{request, signals};
 
 /// The end-of-file character of a terminal: Ctrl-D.
 const END_OF_FILE: u8 = 4;
+
+/// How long the message that tells what an ended command took may wait for room: whoever ended the
+/// call may not read any more.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Why a call ends before its command does.
 #[derive(Debug)]
@@ -58,7 +65,9 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
     let on_terminal = request.terminal.is_some();
     let mark = Mark::new(call.id());
     let others = adopt_orphans();
-    let (running, notice) = match start(request, script, &mark, std::mem::take(&mut call.account)) {
+    let group = call.processes.take();
+    let account = std::mem::take(&mut call.account);
+    let (running, notice) = match start(request, script, &mark, account, group.as_deref()) {
         Ok(started) => started,
         Err(not_run) => return tell_not_run(not_run, on_terminal, &sink).await,
     };
@@ -68,12 +77,12 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
         streams,
         terminal,
     } = running;
-    let tree = ProcessTree::new(&child, mark, others);
+    let tree = ProcessTree::new(&child, mark, others, group);
     let id = call.id().to_string();
-    let begun = Instant::now();
+    let meter = Meter::new();
     let result = tokio::select! {
-        result = converse(&mut child, &streams, &tree, (id, notice), &sink) => result,
-        fault = feed(stdin, &mut receiver, on_terminal) => Err(Stop::Fault(fault)),
+        result = converse(&mut child, &streams, &tree, &meter, (id, notice), &sink) => result,
+        fault = feed(stdin, &mut receiver, &meter, on_terminal) => Err(Stop::Fault(fault)),
         () = signals::pass_on(&mut call.controls, tree.command(), terminal.as_ref()) => {
             Err(Stop::Cancelled)
         }
@@ -84,13 +93,15 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
         Ok(status) => {
             tree.release();
             // Without a caller there is nobody to tell.
-            sink.send(usage::message(begun.elapsed())).await.ok();
+            sink.send(meter.message(tree.group())).await.ok();
             Ok(outcome(status))
         }
         Err(stop) => {
             // The streams stay open meanwhile: a process that tidies up may have something to say,
             // and must not die of that.
             tree.terminate(&mut child, on_terminal).await;
+            let told = sink.send(meter.message(tree.group()));
+            tokio::time::timeout(LAST_WORDS, told).await.ok();
             match stop {
                 Stop::Cancelled => Ok(Outcome::Cancelled),
                 Stop::Fault(fault) => Err(fault),
@@ -105,13 +116,14 @@ fn start(
     script: Option<Content>,
     mark: &Mark,
     configured: legatus_core::Account,
+    group: Option<&dyn ProcessGroup>,
 ) -> Result<(Running, Option<String>), NotRun> {
     let accepted = configured.variables.clone();
     let account = Account::current()?.configured(configured);
     account.expect(&request.user)?;
     let (surroundings, notice) = surroundings(&request, &account, mark, accepted.as_deref())?;
     let program = Program::new(request.mode, script, &account)?;
-    match spawn(&program, &surroundings) {
+    match spawn(&program, &surroundings, group) {
         Ok(running) => Ok((running, notice)),
         Err(error) => Err(program.not_run(&error)),
     }
@@ -123,6 +135,7 @@ async fn converse(
     child: &mut Child,
     streams: &Streams,
     tree: &ProcessTree,
+    meter: &Meter,
     (call_id, notice): (String, Option<String>),
     sink: &ChannelSender,
 ) -> Result<ExitStatus, Stop> {
@@ -156,10 +169,10 @@ async fn converse(
     } else {
         &has_ended
     };
-    let stdout = pump(&streams.stdout, Field::Stdout, sink, stdout_end);
+    let stdout = pump(&streams.stdout, Field::Stdout, sink, meter, stdout_end);
     let stderr = async {
         match &streams.stderr {
-            Some(stderr) => pump(stderr, Field::Stderr, sink, &never).await,
+            Some(stderr) => pump(stderr, Field::Stderr, sink, meter, &never).await,
             None => Ok(()),
         }
     };
@@ -169,7 +182,12 @@ async fn converse(
 }
 
 /// Writes what the Sender sends to the command's stdin. Returns only if a message makes no sense.
-async fn feed(stdin: pipe::Sender, receiver: &mut ChannelReceiver, on_terminal: bool) -> Fault {
+async fn feed(
+    stdin: pipe::Sender,
+    receiver: &mut ChannelReceiver,
+    meter: &Meter,
+    on_terminal: bool,
+) -> Fault {
     let mut stdin = Some(stdin);
     let mut in_line = false;
     loop {
@@ -182,10 +200,11 @@ async fn feed(stdin: pipe::Sender, receiver: &mut ChannelReceiver, on_terminal: 
             Some(Part::Stdin(bytes)) => {
                 in_line = bytes.last().map_or(in_line, |last| *last != b'\n');
                 // Whoever closes its stdin early does not want the rest.
-                if let Some(open) = &mut stdin
-                    && open.write_all(&bytes).await.is_err()
-                {
-                    stdin = None;
+                if let Some(open) = &mut stdin {
+                    match open.write_all(&bytes).await {
+                        Ok(()) => meter.gave(bytes.len()),
+                        Err(_) => stdin = None,
+                    }
                 }
             }
             Some(Part::StdinEnd(_)) => {

@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
+use super::usage::Meter;
+
 /// Bytes of the prefix: the field's tag, and a length of up to three bytes.
 const PREFIX_BYTES: usize = 4;
 const _: () = assert!(
@@ -54,6 +56,7 @@ pub(super) async fn pump(
     source: &pipe::Receiver,
     field: Field,
     sink: &ChannelSender,
+    meter: &Meter,
     has_ended: &CancellationToken,
 ) -> Result<(), PumpError> {
     let mut frames = Frames::new(field);
@@ -71,6 +74,7 @@ pub(super) async fn pump(
         match read {
             Ok(None) => return Ok(()),
             Ok(Some(frame)) => {
+                meter.wrote(frames.data);
                 let pause = frames.pace.note(frame.len());
                 sink.send(frame).await.map_err(|_| PumpError::Gone)?;
                 if pause {
@@ -112,6 +116,8 @@ fn is_not_yet(error: &io::Error) -> bool {
 struct Frames {
     field: Field,
     buffer: BytesMut,
+    /// Bytes of data in the message that was made last.
+    data: usize,
     pace: Pace,
     pipe_grown: bool,
 }
@@ -121,6 +127,7 @@ impl Frames {
         Self {
             field,
             buffer: BytesMut::new(),
+            data: 0,
             pace: Pace::new(),
             pipe_grown: false,
         }
@@ -180,6 +187,7 @@ impl Frames {
             Field::Stdout => 1 << 3 | 2,
             Field::Stderr => 2 << 3 | 2,
         };
+        self.data = length;
         let mut frame = self.buffer.split();
         let unneeded = PREFIX_BYTES - 1 - prost::length_delimiter_len(length);
         if let Some(mut prefix) = frame.get_mut(unneeded..PREFIX_BYTES) {

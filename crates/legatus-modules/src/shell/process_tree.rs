@@ -3,14 +3,17 @@
 //! Whoever daemonises leaves its parent, its session and its terminal; but orphans go to the nearest
 //! ancestor that has declared itself a subreaper, which this process does. So the tree is what
 //! descends from the command, and the orphans that have come here, with what descends from them.
+//! Where the system gives a call a group of processes, which nobody leaves, those in it belong to
+//! the tree as well, and are killed all at once.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use legatus_core::CallId;
+use legatus_core::{CallId, ProcessGroup};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +26,9 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// What killed processes get to disappear: those inside a system call on a dead disk do not.
 const KILL_WAIT: Duration = Duration::from_secs(2);
+
+/// How often a group is looked at until it is empty.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How often the tree is searched for processes that are not stopped yet. Each round can find only
 /// what was started during the one before.
@@ -41,6 +47,7 @@ pub(super) struct ProcessTree {
     /// Children of this process that were there before the call.
     others: HashSet<Pid>,
     mark: Mark,
+    group: Option<Arc<dyn ProcessGroup>>,
 }
 
 /// Marks the processes of a call in their environment.
@@ -86,7 +93,12 @@ pub(super) fn adopt_orphans() -> HashSet<Pid> {
 
 impl ProcessTree {
     /// The tree of a command that has just been started.
-    pub(super) fn new(child: &Child, mark: Mark, others: HashSet<Pid>) -> Self {
+    pub(super) fn new(
+        child: &Child,
+        mark: Mark,
+        others: HashSet<Pid>,
+        group: Option<Arc<dyn ProcessGroup>>,
+    ) -> Self {
         let command = child.id().and_then(|id| i32::try_from(id).ok());
         Self {
             command: command.and_then(Pid::from_raw),
@@ -94,7 +106,13 @@ impl ProcessTree {
             released: AtomicBool::new(false),
             others,
             mark,
+            group,
         }
+    }
+
+    /// The group that the processes are in, if the system has one for them.
+    pub(super) fn group(&self) -> Option<&dyn ProcessGroup> {
+        self.group.as_deref()
     }
 
     /// The command's process.
@@ -166,15 +184,29 @@ impl ProcessTree {
             if self.members().is_empty() {
                 return;
             }
-            if deaths.recv().await.is_none() {
-                return std::future::pending().await;
+            // Of those in the group that are no descendants any more nobody tells here.
+            let look_again = async {
+                match self.group {
+                    Some(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                death = deaths.recv() => if death.is_none() {
+                    return std::future::pending().await;
+                },
+                () = look_again => {}
             }
         }
     }
 
-    /// Kills all processes at once. They are stopped first, until there is none that could still
-    /// start another.
+    /// Kills all processes at once. Where there is no group they are stopped first, until there is
+    /// none that could still start another.
     fn kill(&self) {
+        // What has not entered it, or not yet, is left for what follows.
+        if let Some(Err(error)) = self.group.as_ref().map(|group| group.kill()) {
+            tracing::debug!(%error, "a group cannot be killed at once");
+        }
         let mut stopped = HashSet::new();
         for _ in 0..STOP_ROUNDS {
             let running: Vec<Pid> = self
@@ -199,7 +231,9 @@ impl ProcessTree {
     fn members(&self) -> HashSet<Pid> {
         let command = self.command;
         let command = command.filter(|_| !self.command_reaped.load(Ordering::Relaxed));
-        let mut roots: Vec<Pid> = command.into_iter().chain(self.orphans()).collect();
+        let grouped = self.group.iter().flat_map(|group| group.members());
+        let mut roots: Vec<Pid> = grouped.filter_map(Pid::from_raw).collect();
+        roots.extend(command.into_iter().chain(self.orphans()));
         let mut members = HashSet::new();
         while let Some(process) = roots.pop() {
             if members.insert(process) {

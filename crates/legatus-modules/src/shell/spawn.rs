@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use legatus_core::ProcessGroup;
 use rustix::io::FdFlags;
 use rustix::pipe::PipeFlags;
 use rustix::pty::OpenptFlags;
@@ -50,11 +51,21 @@ pub(super) struct OpenTerminal {
     theirs: OwnedFd,
 }
 
-/// Starts a program.
-pub(super) fn spawn(program: &Program, surroundings: &Surroundings) -> io::Result<Running> {
+/// Starts a program, in a group if there is one.
+pub(super) fn spawn(
+    program: &Program,
+    surroundings: &Surroundings,
+    group: Option<&dyn ProcessGroup>,
+) -> io::Result<Running> {
+    let first = First {
+        inherited: program.inherited.as_ref().map(AsRawFd::as_raw_fd),
+        entrance: group.map(|group| group.entrance().as_raw_fd()),
+        on_terminal: surroundings.terminal.is_some(),
+    };
+    let command = command(program, surroundings, first);
     match &surroundings.terminal {
-        Some(terminal) => spawn_on_terminal(program, surroundings, terminal),
-        None => spawn_on_pipes(program, surroundings),
+        Some(terminal) => spawn_on_terminal(command, terminal),
+        None => spawn_on_pipes(command),
     }
 }
 
@@ -67,17 +78,15 @@ pub(super) fn reason(error: &io::Error) -> String {
     }
 }
 
-fn spawn_on_pipes(program: &Program, surroundings: &Surroundings) -> io::Result<Running> {
+fn spawn_on_pipes(mut command: Command) -> io::Result<Running> {
     let (stdin_read, stdin) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (stdout, stdout_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, stderr_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    let mut command = command(program, surroundings);
     command
         .stdin(Stdio::from(stdin_read))
         .stdout(Stdio::from(stdout_write))
         .stderr(Stdio::from(stderr_write))
         .process_group(0);
-    prepare_child(&mut command, program, false);
     Ok(Running {
         stdin: pipe::Sender::from_owned_fd(stdin)?,
         streams: Streams {
@@ -90,18 +99,12 @@ fn spawn_on_pipes(program: &Program, surroundings: &Surroundings) -> io::Result<
     })
 }
 
-fn spawn_on_terminal(
-    program: &Program,
-    surroundings: &Surroundings,
-    terminal: &Terminal,
-) -> io::Result<Running> {
+fn spawn_on_terminal(mut command: Command, terminal: &Terminal) -> io::Result<Running> {
     let open = OpenTerminal::new(terminal)?;
-    let mut command = command(program, surroundings);
     command
         .stdin(Stdio::from(open.theirs.try_clone()?))
         .stdout(Stdio::from(open.theirs.try_clone()?))
         .stderr(Stdio::from(open.theirs.try_clone()?));
-    prepare_child(&mut command, program, true);
     // Tokio's pipe ends work on whatever can be polled.
     Ok(Running {
         stdin: pipe::Sender::from_file_unchecked(open.ours.try_clone()?.into())?,
@@ -114,7 +117,7 @@ fn spawn_on_terminal(
     })
 }
 
-fn command(program: &Program, surroundings: &Surroundings) -> Command {
+fn command(program: &Program, surroundings: &Surroundings, first: First) -> Command {
     let mut command = Command::new(&program.path);
     command
         .args(&program.arguments)
@@ -129,19 +132,33 @@ fn command(program: &Program, surroundings: &Surroundings) -> Command {
     if let Some(called) = &program.called {
         command.arg0(called);
     }
+    prepare_child(&mut command, first);
     command
+}
+
+/// What a new process does first. Whoever owns the descriptors outlives the fork.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    /// A descriptor that the program inherits.
+    inherited: Option<RawFd>,
+    /// Where it enters its group of processes.
+    entrance: Option<RawFd>,
+    on_terminal: bool,
 }
 
 /// Has the new process give up what it inherits from this one, before it becomes the program.
 #[expect(unsafe_code, reason = "runs code between fork and exec")]
-fn prepare_child(command: &mut Command, program: &Program, on_terminal: bool) {
-    let inherited = program.inherited.as_ref().map(AsRawFd::as_raw_fd);
+fn prepare_child(command: &mut Command, first: First) {
     // SAFETY: `become_program` makes only async-signal-safe calls and allocates nothing.
-    unsafe { command.pre_exec(move || become_program(inherited, on_terminal)) };
+    unsafe { command.pre_exec(move || become_program(first)) };
 }
 
 /// Runs in the new process. It must be async-signal-safe: no allocation, no lock.
-fn become_program(inherited: Option<RawFd>, on_terminal: bool) -> io::Result<()> {
+fn become_program(first: First) -> io::Result<()> {
+    // Before anything that it starts could be outside. A group that has gone is none.
+    if let Some(entrance) = first.entrance {
+        rustix::io::write(borrow(entrance), b"0").ok();
+    }
     // A server started by `nohup` or in the background of a script ignores signals, and so would
     // the program: Ctrl-C could not interrupt it.
     for signal in 1..32 {
@@ -149,11 +166,11 @@ fn become_program(inherited: Option<RawFd>, on_terminal: bool) -> io::Result<()>
     }
     // When the holder is killed, nobody else could end the program.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    if on_terminal {
+    if first.on_terminal {
         rustix::process::setsid()?;
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
     }
-    if let Some(descriptor) = inherited {
+    if let Some(descriptor) = first.inherited {
         rustix::io::fcntl_setfd(borrow(descriptor), FdFlags::empty())?;
     }
     Ok(())
@@ -173,8 +190,8 @@ fn restore_signal(signal: i32) {
     reason = "an owned descriptor cannot be moved into the child"
 )]
 fn borrow(descriptor: RawFd) -> std::os::fd::BorrowedFd<'static> {
-    // SAFETY: the `Program` that owns the descriptor outlives the fork, and the new process has a
-    // copy of it.
+    // SAFETY: the `Program` or the group that owns the descriptor outlives the fork, and the new
+    // process has a copy of it.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) }
 }
 

@@ -86,11 +86,18 @@ pub(super) fn open(client: &Client, id: String, open: Open) -> Conversation {
             // The conversation was dropped, which ends the call.
             () = decide.closed() => None,
         };
+        let reconnected = !connection.end.is_of(&client.end);
         match outcome {
             Some(outcome) => {
                 decide.send(outcome).ok();
             }
             None => goodbye(&connection, &call.id).await,
+        }
+        // Whoever waits for this task ends the program then: what was said last over a connection
+        // that nobody else knows, such as that the outcome has arrived, must have left.
+        drop(client);
+        if reconnected {
+            connection.close().await;
         }
     });
     Conversation {
@@ -122,6 +129,7 @@ impl Kept {
                     received: self.received,
                     read_only: self.open.attach.as_ref().is_some_and(|old| old.read_only),
                     terminal: false,
+                    own_size: self.open.attach.as_ref().is_some_and(|old| old.own_size),
                 }
                 .into(),
             );

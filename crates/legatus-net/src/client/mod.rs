@@ -31,6 +31,10 @@ use crate::read_ahead::ReadAhead;
 use crate::service::legatus_client::LegatusClient;
 use crate::tls::{self, ClientTls, TlsError};
 
+/// How long the end of a connection is waited for: what was said last leaves at once, unless the
+/// network is stuck.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// Where a server is, and the name its certificate must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -276,9 +280,7 @@ impl Client {
             http2, grpc, end, ..
         } = self;
         drop((http2, grpc));
-        tokio::time::timeout(Duration::from_secs(1), end.wait())
-            .await
-            .ok();
+        tokio::time::timeout(LAST_WORDS, end.wait()).await.ok();
     }
 
     /// Whether the connection has ended. Its task learns of that about when calls do.

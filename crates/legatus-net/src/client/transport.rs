@@ -95,6 +95,11 @@ impl ConnectionEnd {
         });
     }
 
+    /// Whether this is the end of the same connection.
+    pub(super) fn is_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.error, &other.error)
+    }
+
     /// Whether TLS ended it, which it will do again.
     pub(super) fn is_about_tls(&self) -> bool {
         self.problem.get().is_some()

@@ -23,6 +23,9 @@ pub struct ServerLimits {
     pub calls_per_connection: usize,
     /// Calls that one identity runs at the same time.
     pub calls_per_identity: usize,
+    /// Kept calls of one identity that run on without a client. Each is a process of about 1 MiB and
+    /// what it runs.
+    pub sessions_per_identity: usize,
     /// Until when TLS and the beginning of HTTP/2 must have come, from accepting on.
     pub handshake: Duration,
     /// A connection without calls for so long is closed.
@@ -40,6 +43,7 @@ impl Default for ServerLimits {
             connections_per_identity: 4096,
             calls_per_connection: 128,
             calls_per_identity: 4096,
+            sessions_per_identity: 4096,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(15 * 60),
             drain: Duration::from_secs(30),

@@ -30,6 +30,7 @@ use tonic::service::Routes;
 pub use self::limits::ServerLimits;
 use self::limits::Usages;
 use self::running::RunningCalls;
+use self::sessions::Unattended;
 use self::threads::Threads;
 use crate::audit::Audit;
 use crate::tls::ServerTls;
@@ -89,6 +90,7 @@ pub(crate) struct State {
     limits: ServerLimits,
     restart: Option<Restart>,
     sessions: Option<Arc<dyn Sessions>>,
+    unattended: Unattended,
     usages: Usages,
     running: Arc<RunningCalls>,
     /// The tasks of all calls: the server leaves only when each has noted its end.
@@ -116,6 +118,7 @@ impl Server {
             limits: options.limits,
             restart: options.restart,
             sessions: options.sessions,
+            unattended: Unattended::default(),
             running: Arc::default(),
             calls: TaskTracker::new(),
             restarting: Mutex::default(),

@@ -213,7 +213,15 @@ impl State {
             cancellation.clone(),
             kept.as_ref().map(|kept| (kept.lost.clone(), resume)),
         );
-        let in_use = CallInUse::take(self, &connection);
+        let opens_session = kept.is_some() && arrived.attach.is_none();
+        let in_use = CallInUse::take(self, &connection).and_then(|in_use| {
+            let identity = connection.peer.identity();
+            if opens_session {
+                let limit = self.limits.sessions_per_identity;
+                self.unattended.check(identity, limit)?;
+            }
+            Ok(in_use)
+        });
         let taken = match (running, in_use) {
             (Some(running), Ok(in_use)) => (running, in_use),
             (None, _) => {
@@ -241,6 +249,7 @@ impl State {
             persistence,
         };
         let state = Arc::clone(self);
+        let session = opens_session.then(|| (arrived.id.clone(), arrived.peer.clone()));
         self.calls.spawn(async move {
             let given_back_at_the_end = taken;
             let receiving = receive(messages, sender, cancellation, refused, kept.clone());
@@ -255,6 +264,9 @@ impl State {
                 decide.send(Some(outcome)).ok();
                 return;
             };
+            if let Some((id, peer)) = session.filter(|_| kept.kept.is_set()) {
+                state.unattended.note(id.as_str(), peer.identity());
+            }
             let goes_on = kept.kept.is_set() && matches!(outcome, Outcome::Lost(_));
             decide.send((!goes_on).then_some(outcome)).ok();
             if !kept.kept.is_set() {

@@ -1,11 +1,11 @@
 //! Lists and ends kept calls, for those who may.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use legatus_core::wire::{EndSessionReply, EndSessionRequest, ListSessionsReply, Session};
-use legatus_core::{CallId, Effects, Peer, SessionInfo};
+use legatus_core::{CallId, Effects, Fault, Peer, SessionInfo, Sessions};
 use tokio::task::JoinSet;
 use tonic::Status;
 
@@ -72,6 +72,45 @@ impl State {
     }
 }
 
+/// The sessions that go on without a client of this server, and whose they are.
+#[derive(Debug, Default)]
+pub(super) struct Unattended(Mutex<HashMap<String, String>>);
+
+impl Unattended {
+    /// A call goes on without its client.
+    pub(super) fn note(&self, id: &str, identity: &str) {
+        self.lock().insert(id.to_owned(), identity.to_owned());
+    }
+
+    /// Whether an identity may leave one more.
+    ///
+    /// # Errors
+    /// When it has as many as it may have.
+    pub(super) fn check(&self, identity: &str, limit: usize) -> Result<(), Fault> {
+        let count = self.lock().values().filter(|of| *of == identity).count();
+        if count < limit {
+            return Ok(());
+        }
+        let text = format!("the limit of {limit} sessions without a client is reached");
+        Err(Fault::new(text).with_hint(
+            "`legatus sessions HOST` lists them, `legatus end` ends one; --linger 0 asks for none",
+        ))
+    }
+
+    fn knows(&self, id: &str) -> bool {
+        self.lock().contains_key(id)
+    }
+
+    /// Forgets those that are not there any more.
+    fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        self.lock().retain(|id, _| is_there(id));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// How often sessions are looked for whose end nobody else will note.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -96,7 +135,9 @@ pub(super) async fn note_ends(state: Arc<State>) {
                 }
             }
             () = tokio::time::sleep(LOOK_EVERY) => {
-                for id in sessions.ids() {
+                let ids = sessions.ids();
+                state.count(&*sessions, &ids).await;
+                for id in ids {
                     let is_open = state.running.has_opened(&id);
                     if !is_open && watched.insert(id.clone()) {
                         let sessions = Arc::clone(&sessions);
@@ -112,6 +153,21 @@ pub(super) async fn note_ends(state: Arc<State>) {
 }
 
 impl State {
+    /// Learns which sessions there are without a client here, also those of former servers.
+    async fn count(&self, sessions: &dyn Sessions, ids: &[String]) {
+        let there: HashSet<&str> = ids.iter().map(String::as_str).collect();
+        let is_left = |id: &str| there.contains(id) && !self.running.has_opened(id);
+        self.unattended.retain(is_left);
+        let is_new = |id: &String| !self.unattended.knows(id) && is_left(id);
+        if ids.iter().any(is_new) {
+            for session in sessions.list().await {
+                if is_left(&session.id) {
+                    self.unattended.note(&session.id, &session.identity);
+                }
+            }
+        }
+    }
+
     fn note_end(&self, session: &SessionInfo) {
         let (Ok(id), Some(outcome)) = (CallId::try_from(session.id.clone()), &session.outcome)
         else {

@@ -33,6 +33,9 @@ pub struct AttachArguments {
     /// Only watch
     #[arg(long)]
     read_only: bool,
+    /// Give the session's terminal the size of this one, although others who are attached have smaller ones
+    #[arg(long, conflicts_with = "read_only")]
+    own_size: bool,
 }
 
 /// The flags of `legatus end`.
@@ -95,6 +98,7 @@ pub(crate) fn attach(
         host,
         session,
         read_only,
+        own_size,
     } = arguments;
     call::drive(&host, context, async |host, connector, local| {
         let listed = match connector.sessions(host).await {
@@ -112,6 +116,7 @@ pub(crate) fn attach(
         let attach = Attach {
             session: found.id.clone(),
             read_only,
+            own_size,
             terminal: found.terminal,
             ..Attach::default()
         };

@@ -46,7 +46,8 @@ pub(crate) fn run(
         })?);
     let launcher = users::assign(launcher(), &settings)?
         .with_descriptor_limit(raise_descriptor_limit())
-        .with_sessions(Arc::clone(&sessions));
+        .with_sessions(Arc::clone(&sessions))
+        .with_spill(settings.session_spill);
     configure(registry, &settings)?;
     let catalogue = catalogue(&settings, launcher.users.clone())?;
     let tls = Arc::new(ServerTls::new(

@@ -67,6 +67,12 @@ struct LimitArguments {
     /// Calls at the same time of one identity
     #[arg(long, value_name = "N")]
     max_calls_per_identity: Option<usize>,
+    /// Sessions of one identity that run on without a client
+    #[arg(long, value_name = "N")]
+    max_sessions_per_identity: Option<usize>,
+    /// MiB of output that a session may put on disk when its client is away [default: 0]
+    #[arg(long, value_name = "MIB")]
+    session_spill: Option<u64>,
     /// Seconds for TLS and the beginning of HTTP/2
     #[arg(long, value_name = "SECONDS")]
     handshake_timeout: Option<u64>,
@@ -121,6 +127,8 @@ pub(super) struct Settings {
     pub(super) log_level: Option<String>,
     pub(super) log_format: Format,
     pub(super) limits: ServerLimits,
+    /// Bytes of output that each session may put on disk.
+    pub(super) session_spill: u64,
     pub(super) module_flags: ModuleFlags,
     pub(super) modules: ModulesTable,
     /// What modules are told, by their names.
@@ -157,6 +165,7 @@ impl Settings {
                     .with_hint("it is the `ca.crt` that `legatus pki init` made")
             );
         };
+        let limits = flags.limits.or(file.limits);
         let listen = [flags.listen, file.listen]
             .into_iter()
             .find(|addresses| !addresses.is_empty());
@@ -174,7 +183,8 @@ impl Settings {
                 .map_or_else(default_state, Ok)?,
             log_level: globals.log_level.clone().or(file.log_level),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
-            limits: flags.limits.or(file.limits).over(ServerLimits::default()),
+            limits: limits.over(ServerLimits::default()),
+            session_spill: limits.session_spill.unwrap_or(0).saturating_mul(1 << 20),
             module_flags: globals.modules.clone(),
             modules: file.modules,
             module_settings: module_settings(file.settings)?,
@@ -198,6 +208,10 @@ impl LimitArguments {
                 .max_calls_per_connection
                 .or(other.max_calls_per_connection),
             max_calls_per_identity: self.max_calls_per_identity.or(other.max_calls_per_identity),
+            max_sessions_per_identity: self
+                .max_sessions_per_identity
+                .or(other.max_sessions_per_identity),
+            session_spill: self.session_spill.or(other.session_spill),
             handshake_timeout: self.handshake_timeout.or(other.handshake_timeout),
             idle_timeout: self.idle_timeout.or(other.idle_timeout),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
@@ -221,6 +235,9 @@ impl LimitArguments {
             calls_per_identity: self
                 .max_calls_per_identity
                 .unwrap_or(base.calls_per_identity),
+            sessions_per_identity: self
+                .max_sessions_per_identity
+                .unwrap_or(base.sessions_per_identity),
             handshake: seconds(self.handshake_timeout, base.handshake),
             idle: seconds(self.idle_timeout, base.idle),
             drain: seconds(self.drain_timeout, base.drain),

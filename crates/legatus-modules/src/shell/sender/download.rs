@@ -57,7 +57,7 @@ fn usage_record(usage: &Usage) -> String {
     // Micros of years fit.
     let seconds = |microseconds: u64| std::time::Duration::from_micros(microseconds).as_secs_f64();
     format!(
-        r#"{{"usage":{{"seconds":{},"cpu_seconds":{},"peak_memory_bytes":{}}}}}"#,
+        r#"{{"usage":{{"seconds":{},"cpu_seconds":{},"peak_memory_bytes":{},"input_bytes":{},"output_bytes":{}}}}}"#,
         seconds(usage.duration_microseconds),
         seconds(
             usage
@@ -65,6 +65,8 @@ fn usage_record(usage: &Usage) -> String {
                 .saturating_add(usage.system_microseconds)
         ),
         usage.peak_memory_bytes,
+        usage.input_bytes,
+        usage.output_bytes,
     )
 }
 
