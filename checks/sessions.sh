@@ -374,14 +374,19 @@ starts_one() {
     legatus shell "$host" --detach -- sleep 1000
 }
 
+is_listed() {
+    id=$(legatus --json sessions "$host" | sed 's/^{"id":"\([^"]*\)".*/\1/')
+    [[ $id ]]
+}
+
 # The output of a client that was lost waits on disk where the server lets it.
 output_waits_on_disk() {
     start_server --session-spill 64
     start "$LEGATUS" shell "$host" -- sh -c "echo begun; until [ -e '$work/go' ]; do sleep 0.1; done
         seq 1 6000000; touch '$work/said'; exit 5" >"$work/partly" 2>"$err" </dev/null
     await 10 "it runs" grep -q begun "$work/partly"
-    local id
-    id=$(legatus --json sessions "$host" | sed 's/^{"id":"\([^"]*\)".*/\1/')
+    local id=
+    await 10 "it is listed" is_listed
     kill -KILL "$started"
     touch "$work/go"
     # 46 MB, of which memory holds 8.
