@@ -121,7 +121,7 @@ impl<'a> Forwarding<'a> {
     ) {
         let carried = match target {
             Target::Fixed(to) => {
-                let opened = dial::open(self.caller, What::Connect(to.clone())).await;
+                let opened = dial::open_in_time(self.caller, What::Connect(to.clone())).await;
                 opened.map(|opened| (opened, connection))
             }
             Target::Socks => {
@@ -132,7 +132,7 @@ impl<'a> Forwarding<'a> {
                     Ok(to) => to,
                     Err(error) => return self.complain(&peer, &reason(&error)),
                 };
-                let opened = dial::open(self.caller, What::Connect(to)).await;
+                let opened = dial::open_in_time(self.caller, What::Connect(to)).await;
                 let replied = match &opened {
                     Ok(_) => socks::reply_connected(&mut connection).await,
                     Err(not) => {
@@ -207,7 +207,7 @@ impl<'a> Forwarding<'a> {
         // Fetched even if there is nothing to connect it to, so that it is closed there.
         let (connected, opened) = tokio::join!(
             self.local.connect(to),
-            dial::open(self.caller, What::Take(ticket))
+            dial::open_in_time(self.caller, What::Take(ticket))
         );
         match (connected, opened) {
             (Ok(connection), Ok(opened)) => {
