@@ -182,13 +182,16 @@ def main():
                     proxy.port = server.port
 
         proxy = Proxy(server.port, dice.randrange(total), strike)
-        client.append(subprocess.Popen(command(proxy), env=environment, stderr=subprocess.DEVNULL))
-        status = client[0].wait()
+        said = work / "said"
+        with said.open("wb") as stderr:
+            client.append(subprocess.Popen(command(proxy), env=environment, stderr=stderr))
+            status = client[0].wait()
         proxy.close()
         if goes_on:
             told = differences(source, target)
-            if status or told:
-                sys.exit(f"FAIL run {run} ({what}, seed {seed}) did not go on: {status}\n{told}")
+            if status or told or b"connected again" not in said.read_bytes():
+                said = said.read_text(errors="replace")
+                sys.exit(f"FAIL run {run} ({what}, seed {seed}) did not go on: {status}\n{told}{said}")
             went_on += 1
             continue
         unfinished += status != 0
