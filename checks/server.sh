@@ -532,7 +532,7 @@ cut_cable() {
     mkdir "$work/cut"
     # Slow enough to be cut in the middle.
     tc -n "$here" qdisc add dev cable root tbf rate 200mbit burst 64kb latency 100ms 2>/dev/null || true
-    start ip netns exec "$here" "$LEGATUS" cp "$work/large" "$host:$work/cut/large" >"$out" 2>"$err" </dev/null
+    start ip netns exec "$here" "$LEGATUS" cp --reconnect 0 "$work/large" "$host:$work/cut/large" >"$out" 2>"$err" </dev/null
     copy=$started
     await 10 "all four fork" eval '(($(wc -l <"$work/cut.out") == 4))'
     await 10 "the copy is under way" eval '(($(sed -n "s/^wchar: //p" "/proc/$copy/io") > 4 << 20))'
