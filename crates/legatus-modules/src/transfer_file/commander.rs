@@ -149,7 +149,7 @@ impl TransferFile {
                 let target = self.below_home(&upload.target)?;
                 write.check(&target, &upload.target)?;
                 let options = upload.options.get_or_insert_default();
-                if read.allow(&target) {
+                if read.allow(&target) && write.agree(read, &target) {
                     return Ok(());
                 }
                 options.whole_file = true;

@@ -10,6 +10,7 @@ use rustix::fs::{
     Dir, DirEntry, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2,
 };
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use super::tree::{Cache, Node};
 
@@ -44,13 +45,35 @@ pub(super) fn open_beneath(
 ) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match openat2(&parent, name, flags, mode, resolve) {
+    match open_resolved(&parent, name, flags, mode, resolve) {
         // Kernels before 5.6 and some sandboxes: for the name of an entry O_NOFOLLOW says the same.
         Err(Errno::NOSYS) if !name.contains(&b'/') && name != b".." => {
             openat(parent, name, flags, mode)
         }
         opened => opened,
     }
+}
+
+/// How often a path is looked up at most whose way may have changed meanwhile: each takes
+/// microseconds, and who renames all the time must not keep us here.
+const LOOK_UPS: u32 = 1000;
+
+/// As `openat2(2)`, which cannot say that a path with `..` leads nowhere else while anything is being
+/// renamed or mounted on the machine (`EAGAIN`): then it is looked up again.
+pub(super) fn open_resolved(
+    folder: impl AsFd,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    for _ in 1..LOOK_UPS {
+        match openat2(&folder, path, flags, mode, resolve) {
+            Err(Errno::AGAIN) => std::thread::yield_now(),
+            opened => return opened,
+        }
+    }
+    openat2(folder, path, flags, mode, resolve)
 }
 
 /// Opens a folder in a folder without following a symbolic link.
