@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    Dir, DirEntry, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2,
+    Dir, DirEntry, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mkdirat, openat, openat2,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
+use rustix::process::geteuid;
 
 use super::tree::{Cache, Node};
 
@@ -86,10 +87,21 @@ pub(super) fn open_folder(parent: impl AsFd, name: &[u8]) -> io::Result<OwnedFd>
     }?)
 }
 
+/// The mode of a folder that has not got its own yet: with a bit that nobody gives to folders which are
+/// theirs alone, so that a later copy knows one that was left.
+const INCOMPLETE: Mode = Mode::RWXU.union(Mode::SVTX);
+
+/// Whether a copy of ours has made a folder, and not come to giving it its mode.
+pub(super) fn is_incomplete(stat: &Stat) -> bool {
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    mode & (Mode::RWXU | Mode::RWXG | Mode::RWXO | Mode::SVTX) == INCOMPLETE
+        && stat.st_uid == geteuid().as_raw()
+}
+
 /// A folder in another, and whether it is new.
 pub(super) fn make_or_open(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<(OwnedFd, bool)> {
     // Nobody else looks into it before it is complete and has its mode.
-    let made = match mkdirat(parent, name, Mode::RWXU) {
+    let made = match mkdirat(parent, name, INCOMPLETE) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
         Err(error) => return Err(error.into()),
