@@ -61,12 +61,12 @@ async fn a_copy_gives_up_if_connections_come_back_and_none_brings_it_further() {
 async fn a_copy_over_several_connections_goes_on_when_the_first_was_lost_before_its_last_part() {
     for direction in BOTH {
         let scene = Scene::new();
-        for number in 0..20 {
-            scene.file(format!("source/d/{number}"), noise(300_000));
+        for number in 0..40 {
+            scene.file(format!("source/d/{number}"), noise(600_000));
         }
         let arguments = scene.arguments(direction, &[b"source"], b"target");
         let arguments = arguments.with("jobs", "2").with("compress", "none");
-        let caller = Losing::new(&scene, &[3], || {});
+        let caller = Losing::new(&scene, &[30], || {});
         let local = MemoryLocal::new();
         let outcome = send(&caller, &scene, arguments, &local).await;
         assert_eq!(outcome, Outcome::SUCCESS, "{:?}", local.reports());
@@ -77,11 +77,11 @@ async fn a_copy_over_several_connections_goes_on_when_the_first_was_lost_before_
 #[tokio::test]
 async fn folders_on_the_way_to_files_that_were_named_get_their_modes_from_whichever_attempt() {
     for direction in BOTH {
-        for (jobs, cuts) in [("1", &[][..]), ("2", &[]), ("1", &[4, 5, 6]), ("2", &[5])] {
+        for (jobs, cuts) in [("1", &[][..]), ("2", &[]), ("1", &[20, 5, 6]), ("2", &[15])] {
             let scene = Scene::new();
             let mut list = String::new();
             for number in 0..8 {
-                scene.file(format!("source/d/e{number}/f"), noise(200_000));
+                scene.file(format!("source/d/e{number}/f"), noise(900_000));
                 set_mode(&scene.path(format!("source/d/e{number}")), 0o711);
                 list += &format!("d/e{number}/f\n");
             }
@@ -93,6 +93,7 @@ async fn folders_on_the_way_to_files_that_were_named_get_their_modes_from_whiche
             let arguments = scene.arguments(direction, &[b"source/"], b"target/");
             let list = scene.path("list").into_os_string();
             let arguments = arguments.with("files-from", list).with("jobs", jobs);
+            let arguments = arguments.with("compress", "none");
             let caller = Losing::new(&scene, cuts, || {});
             let local = MemoryLocal::new();
             let outcome = send(&caller, &scene, arguments, &local).await;
