@@ -332,7 +332,7 @@ mod tests {
                 checksum: true,
                 ..Default::default()
             };
-            let mut upload = |options| {
+            let upload = |options| {
                 let mut action = Action::Upload(Upload {
                     target: target.into(),
                     options: Some(options),
