@@ -10,9 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use legatus_core::{Fault, Settings};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat};
 use rustix::io::Errno;
 
+use super::folders::{identity, open_resolved};
 use super::messages;
 use super::names;
 
@@ -94,6 +95,29 @@ impl Bounds {
     pub(super) fn open(&self, path: &Path, no_follow: bool) -> io::Result<File> {
         let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         flags.set(OFlags::NOFOLLOW, no_follow);
+        self.open_with(path, flags)
+    }
+
+    /// Whether a path, or as much of it as there is, leads to the same within other bounds.
+    pub(super) fn agree(&self, other: &Self, path: &Path) -> bool {
+        if self.0.is_none() && other.0.is_none() {
+            return true;
+        }
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        for path in path.ancestors() {
+            match (self.open_with(path, flags), other.open_with(path, flags)) {
+                (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {}
+                (Ok(one), Ok(two)) => {
+                    return matches!((identity(one), identity(two)),
+                        (Ok(one), Ok(two)) if one == two);
+                }
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    fn open_with(&self, path: &Path, mut flags: OFlags) -> io::Result<File> {
         if self.0.is_none() {
             return Ok(openat(CWD, path, flags, Mode::empty())?.into());
         }
@@ -107,7 +131,7 @@ impl Bounds {
             false => &below,
         };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        match openat2(folder, below, flags, Mode::empty(), resolve) {
+        match open_resolved(folder, below, flags, Mode::empty(), resolve) {
             Ok(opened) => Ok(opened.into()),
             // It leads out of the folder; or the kernel is too old to say that it does not.
             Err(Errno::XDEV | Errno::NOSYS) => Err(Errno::ACCESS.into()),
@@ -135,8 +159,33 @@ fn normal(path: &Path) -> PathBuf {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
+
+    #[test]
+    fn bounds_agree_only_on_what_they_lead_to_and_not_on_how_it_is_called() {
+        let scene = tempfile::tempdir().unwrap();
+        let at = |name: &str| scene.path().join(name);
+        fs::create_dir_all(at("write/read")).unwrap();
+        fs::create_dir_all(at("write/private")).unwrap();
+        symlink("../private", at("write/read/link")).unwrap();
+        let (read, write) = (below(&at("write/read")), below(&at("write")));
+        for bad in [
+            "write/read/link",
+            "write/read/link/",
+            "write/read/link/new",
+            "write/new",
+            "new",
+        ] {
+            assert!(!write.agree(&read, &at(bad)), "{bad}");
+        }
+        for good in ["write/read", "write/read/", "write/read/new/er"] {
+            assert!(write.agree(&read, &at(good)), "{good}");
+        }
+        let all = Bounds(None);
+        assert!(all.agree(&all, &at("new")) && write.agree(&all, &at("write/read/link")));
+    }
 
     fn below(folder: &Path) -> Bounds {
         Bounds(Some(vec![folder.to_owned()]))
@@ -196,6 +245,20 @@ mod tests {
         ] {
             assert!(bounds.open(&at(good), false).is_ok(), "{good}");
         }
+        // Whose parents are looked up again in the middle.
+        symlink("inner/../inner/f", at("root/around")).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    fs::rename(at("root-too"), at("root-2")).unwrap();
+                    fs::rename(at("root-2"), at("root-too")).unwrap();
+                }
+            });
+            let failed = (0..5000).find_map(|_| bounds.open(&at("root/around"), false).err());
+            done.store(true, Ordering::Relaxed);
+            assert!(failed.is_none(), "{failed:?}");
+        });
         let missing = bounds.open(&at("root/missing"), false).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
         assert!(bounds.check(&at("secret"), b"secret").is_err());

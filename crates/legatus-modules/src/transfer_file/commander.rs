@@ -149,7 +149,7 @@ impl TransferFile {
                 let target = self.below_home(&upload.target)?;
                 write.check(&target, &upload.target)?;
                 let options = upload.options.get_or_insert_default();
-                if read.allow(&target) {
+                if read.allow(&target) && write.agree(read, &target) {
                     return Ok(());
                 }
                 options.whole_file = true;
@@ -295,4 +295,54 @@ impl TransferFile {
 async fn send(channel: &Channel, answer: Answer) -> Result<(), Fault> {
     let sent = channel.send(messages::message(answer)).await;
     sent.map_err(|_| Fault::new("the caller stopped listening"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_told_of_what_a_link_in_a_readable_folder_leads_to() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir_all(home.path().join("write/read")).unwrap();
+        fs::create_dir(home.path().join("write/private")).unwrap();
+        symlink("../private", home.path().join("write/read/link")).unwrap();
+        let module = TransferFile {
+            spec: super::super::spec(),
+            home: Some(home.path().to_owned()),
+            bounds: crate::configured::Configured::default(),
+        };
+        let below = |folder: &str| {
+            let path = home.path().join(folder).into_os_string();
+            let path = std::os::unix::ffi::OsStringExt::into_vec(path).into();
+            Bounds::from(Some(messages::Folders { paths: vec![path] }))
+        };
+        let (read, write) = (below("write/read"), below("write"));
+        for (target, tells) in [
+            ("write/private", false),
+            ("write/read/link", false),
+            ("write/read/link/new", false),
+            ("write/read", true),
+            ("write/read/new", true),
+        ] {
+            let mut options = messages::Options {
+                checksum: true,
+                ..Default::default()
+            };
+            let upload = |options| {
+                let mut action = Action::Upload(Upload {
+                    target: target.into(),
+                    options: Some(options),
+                    ..Upload::default()
+                });
+                module.keep_within(&mut action, &read, &write).is_ok()
+            };
+            assert_eq!(upload(options.clone()), tells, "{target}");
+            options.checksum = false;
+            assert!(upload(options), "{target}");
+        }
+    }
 }

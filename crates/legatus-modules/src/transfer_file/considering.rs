@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, statat};
+use rustix::io::Errno;
 
 use super::change::Differences;
 use super::delta;
@@ -80,15 +81,22 @@ impl Judge {
         };
         let folder = site.open()?;
         let stat = || statat(&*folder, name, AtFlags::SYMLINK_NOFOLLOW);
-        if let Ok(stat) = stat()
+        let there = stat().ok();
+        if let Some(stat) = &there
             && u64::try_from(stat.st_size) == Ok(size)
-            && Some(Time::modified(&stat)) == attributes.modified
+            && Some(Time::modified(stat)) == attributes.modified
         {
             return Ok(None);
         }
         let place = Place::new(folder.as_fd(), &site.sweep);
         let above = site.names();
-        let taken = stage.take_over((place, &above, name), size, attributes.modified);
+        let make_way = || match &there {
+            Some(stat) if kind(stat) == FileType::Directory => Err(Errno::ISDIR.into()),
+            Some(_) => self.backup(&folder, name).map(drop),
+            None => Ok(()),
+        };
+        let modified = attributes.modified;
+        let taken = stage.take_over((place, &above, name), size, modified, make_way);
         Ok(if taken { Some(stat()?) } else { None })
     }
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::change::{DELETED, Differences};
 use super::deletion::{self, Removal};
-use super::folders::{DEPTH, make_or_open, open_folder};
+use super::folders::{DEPTH, is_incomplete, make_or_open, open_folder};
 use super::judging::{Judge, Level, kind};
 use super::messages::{Attributes, Change, Failure, Folder, Misbehaved};
 use super::metadata;
@@ -137,7 +137,11 @@ impl Judge {
         };
         // Of one with others at work in it, the mode may forbid that; it comes afterwards.
         let is_shared = options.share.is_some();
-        let attributes = attributes.filter(|_| (is_new || !implied) && !is_shared);
+        let is_left = match &node {
+            Some((node, _)) => is_incomplete(&rustix::fs::fstat(&*node.open()?)?),
+            None => false,
+        };
+        let attributes = attributes.filter(|_| (is_new || is_left || !implied) && !is_shared);
         let differences = match (&node, &attributes) {
             (Some((node, _)), Some(attributes)) if !is_new => {
                 let folder = node.open()?;

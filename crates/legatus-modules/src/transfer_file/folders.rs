@@ -7,9 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    Dir, DirEntry, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2,
+    Dir, DirEntry, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mkdirat, openat, openat2,
 };
 use rustix::io::Errno;
+use rustix::path::Arg;
+use rustix::process::geteuid;
 
 use super::tree::{Cache, Node};
 
@@ -44,13 +46,35 @@ pub(super) fn open_beneath(
 ) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match openat2(&parent, name, flags, mode, resolve) {
+    match open_resolved(&parent, name, flags, mode, resolve) {
         // Kernels before 5.6 and some sandboxes: for the name of an entry O_NOFOLLOW says the same.
         Err(Errno::NOSYS) if !name.contains(&b'/') && name != b".." => {
             openat(parent, name, flags, mode)
         }
         opened => opened,
     }
+}
+
+/// How often a path is looked up at most whose way may have changed meanwhile: each takes
+/// microseconds, and who renames all the time must not keep us here.
+const LOOK_UPS: u32 = 1000;
+
+/// As `openat2(2)`, which cannot say that a path with `..` leads nowhere else while anything is being
+/// renamed or mounted on the machine (`EAGAIN`): then it is looked up again.
+pub(super) fn open_resolved(
+    folder: impl AsFd,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    for _ in 1..LOOK_UPS {
+        match openat2(&folder, path, flags, mode, resolve) {
+            Err(Errno::AGAIN) => std::thread::yield_now(),
+            opened => return opened,
+        }
+    }
+    openat2(folder, path, flags, mode, resolve)
 }
 
 /// Opens a folder in a folder without following a symbolic link.
@@ -63,10 +87,21 @@ pub(super) fn open_folder(parent: impl AsFd, name: &[u8]) -> io::Result<OwnedFd>
     }?)
 }
 
+/// The mode of a folder that has not got its own yet: with a bit that nobody gives to folders which are
+/// theirs alone, so that a later copy knows one that was left.
+const INCOMPLETE: Mode = Mode::RWXU.union(Mode::SVTX);
+
+/// Whether a copy of ours has made a folder, and not come to giving it its mode.
+pub(super) fn is_incomplete(stat: &Stat) -> bool {
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    mode & (Mode::RWXU | Mode::RWXG | Mode::RWXO | Mode::SVTX) == INCOMPLETE
+        && stat.st_uid == geteuid().as_raw()
+}
+
 /// A folder in another, and whether it is new.
 pub(super) fn make_or_open(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<(OwnedFd, bool)> {
     // Nobody else looks into it before it is complete and has its mode.
-    let made = match mkdirat(parent, name, Mode::RWXU) {
+    let made = match mkdirat(parent, name, INCOMPLETE) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
         Err(error) => return Err(error.into()),

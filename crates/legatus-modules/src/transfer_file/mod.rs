@@ -33,6 +33,7 @@ mod gate;
 mod growing;
 mod judging;
 mod ledger;
+mod leftovers;
 mod links;
 mod listing;
 mod making;

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use legatus_core::{Caller, Fault, Local, Outcome, Reconnection};
 
+use super::sender::Client;
+use super::tally::Tally;
+
 /// The first pause before connecting again; each is twice as long as the one before, up to the
 /// longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// A connection that lasted so long was one: patience begins anew.
-const STEADY: Duration = Duration::from_secs(5);
 
 /// Looks for connections that are lost.
 pub(super) struct Reconnecting<'a> {
@@ -21,12 +21,16 @@ pub(super) struct Reconnecting<'a> {
     local: &'a dyn Local,
     /// How long a connection is looked for; zero: not at all.
     patience: Duration,
-    /// When the attempt at the copy began that is being made.
-    began: Instant,
+    /// How far the attempt at the copy is that is being made.
+    tally: &'a Tally<'a>,
+    /// How far any has come, in bytes and entries.
+    reached: (u64, u64),
+    /// The server has been reached already.
+    has_begun: bool,
     away: Option<Away>,
 }
 
-/// Since when there has been no connection that lasted, and how long to pause before the next.
+/// Since when no connection has brought the copy further, and how long to pause before the next.
 #[derive(Clone, Copy)]
 struct Away {
     since: Instant,
@@ -34,13 +38,15 @@ struct Away {
 }
 
 impl<'a> Reconnecting<'a> {
-    /// For a copy of which the first attempt begins now.
-    pub(super) fn new(caller: &'a dyn Caller, local: &'a dyn Local, patience: Duration) -> Self {
+    /// For a copy of which the first attempt begins now; `has_begun` if others have made shares of it.
+    pub(super) fn new(client: &'a Client<'_>, has_begun: bool) -> Self {
         Self {
-            caller,
-            local,
-            patience,
-            began: Instant::now(),
+            caller: client.caller,
+            local: client.local,
+            patience: client.patience,
+            tally: client.tally,
+            reached: (0, 0),
+            has_begun,
             away: None,
         }
     }
@@ -56,8 +62,8 @@ impl<'a> Reconnecting<'a> {
     ) -> Option<Result<Outcome, Fault>> {
         let reason = match &ended {
             Ok(Outcome::Lost(fault)) => fault.message(),
-            // The new connection is lost already.
-            Ok(Outcome::Unavailable(fault)) if self.away.is_some() => fault.message(),
+            // It was lost after the last attempt, or the new one is lost already.
+            Ok(Outcome::Unavailable(fault)) if self.has_begun => fault.message(),
             _ => return Some(ended),
         };
         if self.patience.is_zero() || !may_go_on {
@@ -71,22 +77,30 @@ impl<'a> Reconnecting<'a> {
             since: Instant::now(),
             pause: FIRST_PAUSE,
         };
-        let mut away = self
-            .away
-            .filter(|_| self.began.elapsed() < STEADY)
-            .unwrap_or(fresh);
+        let (bytes, entries) = self.tally.reached();
+        let advanced = bytes > self.reached.0 || entries > self.reached.1;
+        self.reached = (bytes.max(self.reached.0), entries.max(self.reached.1));
+        let again = self.away.filter(|_| !advanced);
+        let mut away = again.unwrap_or(fresh);
         let found = tokio::select! {
-            found = self.reconnect(&mut away, &told) => found,
+            found = self.reconnect(&mut away, again.is_some(), &told) => found,
             () = interrupted => return Some(Ok(Outcome::Cancelled)),
         };
         self.away = Some(away);
-        self.began = Instant::now();
+        self.has_begun = true;
         if found { None } else { Some(ended) }
     }
 
-    /// Connects again; false if there is no use.
-    async fn reconnect(&self, away: &mut Away, told: &str) -> bool {
+    /// Connects again; false if there is no use. `again` if the last connection was of none: then not at
+    /// once.
+    async fn reconnect(&self, away: &mut Away, again: bool, told: &str) -> bool {
         let mut is_told = false;
+        if again {
+            if away.since.elapsed() >= self.patience {
+                return false;
+            }
+            away.pause().await;
+        }
         loop {
             let tried = self.caller.reconnect().await;
             if matches!(tried, Reconnection::Done | Reconnection::Failed(_)) && !is_told {
@@ -105,8 +119,14 @@ impl<'a> Reconnecting<'a> {
                 }
                 Reconnection::Failed(fault) => tracing::info!(%fault, "cannot connect again yet"),
             }
-            tokio::time::sleep(away.pause).await;
-            away.pause = (away.pause * 2).min(LONGEST_PAUSE);
+            away.pause().await;
         }
+    }
+}
+
+impl Away {
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -158,7 +158,7 @@ impl Client<'_> {
         if is_shared && self.unless_interrupted(all).await.is_none() {
             return Ok(Outcome::Cancelled);
         }
-        let mut reconnecting = Reconnecting::new(self.caller, self.local, self.patience);
+        let mut reconnecting = Reconnecting::new(self, is_shared);
         loop {
             let ended = self.attempt_upload(sources, target, &placed).await;
             // What the target was when the copy began, nobody else knows.
@@ -252,7 +252,7 @@ impl Client<'_> {
         } else {
             first
         };
-        let mut reconnecting = Reconnecting::new(self.caller, self.local, self.patience);
+        let mut reconnecting = Reconnecting::new(self, is_shared);
         loop {
             let above = match self.options.atomic {
                 true => destination.above(&open, &wanted)?,

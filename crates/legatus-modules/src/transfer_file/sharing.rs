@@ -55,6 +55,11 @@ pub(super) fn options(all: &Options, index: u32, count: u32) -> Options {
         delete: false,
         itemize: all.itemize,
         share: Some(Share { index, count }),
+        // Together they take what the user allows; 0 allows all.
+        bandwidth: match all.bandwidth {
+            0 => 0,
+            all => (all / u64::from(count.max(1))).max(1),
+        },
         ..all.clone()
     }
 }
@@ -153,4 +158,20 @@ impl Local for Quiet<'_> {
     fn report(&self, _line: &str) {}
 
     fn record(&self, _json: &str) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_together_have_the_bandwidth_of_one_copy() {
+        for (all, count, each) in [(0, 4, 0), (1000, 4, 250), (1000, 1, 1000), (3, 16, 1)] {
+            let all = Options {
+                bandwidth: all,
+                ..Options::default()
+            };
+            assert_eq!(options(&all, 0, count).bandwidth, each);
+        }
+    }
 }

@@ -13,16 +13,18 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, copy_file_range, fstat,
-    ftruncate, ioctl_ficlone, linkat, mkdirat, openat2, readlinkat, renameat, renameat_with,
-    statat, symlinkat, syncfs,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Uid, copy_file_range, fchown, fstat,
+    ftruncate, ioctl_ficlone, linkat, mkdirat, readlinkat, renameat, renameat_with, statat,
+    symlinkat, syncfs,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::deletion::{Removal, entries};
 use super::destination::durable;
 use super::filter::Filter;
 use super::folders::{identity, open_beneath, open_folder};
+use super::leftovers::{self, look};
 use super::messages::{Attributes, Options, PERMISSIONS, Time};
 use super::metadata;
 use super::names;
@@ -31,9 +33,6 @@ use super::staged;
 use super::temporary::{Place, lasting_name};
 use super::tree::Node;
 use super::xattrs;
-
-/// Longest path that is looked up in what an earlier copy left, in bytes (`PATH_MAX`).
-const PATH_BYTES: usize = 4096;
 
 /// A tree that is being made.
 #[derive(Debug)]
@@ -45,6 +44,9 @@ pub(super) struct Stage {
     staged: Vec<u8>,
     /// There is a tree at the name already.
     pub(super) replaces: bool,
+    /// That tree, from when it is to be swapped: locked, for it gets the name that trees have which are
+    /// being made, and another copy would take it for one.
+    old: Option<OwnedFd>,
     left: Option<OwnedFd>,
     /// The tree's own folder: locked, so that no other copy makes the same.
     _lock: OwnedFd,
@@ -61,7 +63,7 @@ impl Stage {
         name: &[u8],
         is_stopped: &dyn Fn() -> bool,
     ) -> io::Result<Self> {
-        let old = old_tree(&parent, name)?;
+        let owner = owner(old_tree(&parent, name)?.as_ref())?;
         let staged = lasting_name(name, "tree");
         let left_name = lasting_name(name, "left");
         let lock = loop {
@@ -70,7 +72,7 @@ impl Stage {
                 Err(Errno::EXIST) => false,
                 Err(error) => return Err(error.into()),
             };
-            let folder = open_own(&parent, &staged)?;
+            let folder = open_own(&parent, &staged, owner)?;
             if !partial::lock(&folder)? {
                 return Err(io::Error::other("another copy is making the same tree"));
             }
@@ -82,13 +84,28 @@ impl Stage {
             if made {
                 break folder;
             }
-            remove(&parent, &left_name)?;
-            renameat(&parent, staged.as_slice(), &parent, left_name.as_slice())?;
+            let (from, to) = (staged.as_slice(), left_name.as_slice());
+            match renameat_with(&parent, from, &parent, to, RenameFlags::NOREPLACE) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => {
+                    let left = open_own(&parent, to, owner)?;
+                    let old = old_tree(&parent, name)?;
+                    leftovers::merge(&folder, &left, old.as_ref(), is_stopped)?;
+                    remove(&parent, from)?;
+                }
+                // File systems that cannot do that.
+                Err(_) => {
+                    remove(&parent, to)?;
+                    renameat(&parent, from, &parent, to)?;
+                }
+            }
         };
-        let left = match open_own(&parent, &left_name) {
+        let left = match open_own(&parent, &left_name, owner) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             opened => Some(opened?),
         };
+        // Another copy may have swapped it while this one waited for the lock.
+        let old = old_tree(&parent, name)?;
         let replaces = old.is_some();
         if let Some(old) = old {
             duplicate(old, lock.try_clone()?, is_stopped)?;
@@ -98,6 +115,7 @@ impl Stage {
             name: name.to_vec(),
             staged,
             replaces,
+            old: None,
             left,
             _lock: lock,
         })
@@ -110,17 +128,19 @@ impl Stage {
 
     /// Takes a file of this size and time from what an earlier copy left, or else the part of it that is
     /// there, into a folder that these names lead to; whether the file is there now.
+    /// What is at the name is first made way for.
     pub(super) fn take_over(
         &self,
         (place, folders, name): (Place<'_>, &[&[u8]], &[u8]),
         size: u64,
         modified: Option<Time>,
+        make_way: impl FnOnce() -> io::Result<()>,
     ) -> bool {
         let Some(left) = &self.left else {
             return false;
         };
         let file = names::join(b"", folders.iter().copied().chain([name]));
-        if let Ok(file) = look(left, &file)
+        if let Ok(file) = look(left, &file, OFlags::PATH)
             && let Ok(stat) = fstat(&file)
             && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && u64::try_from(stat.st_size) == Ok(size)
@@ -129,9 +149,11 @@ impl Stage {
             let found = format!("/proc/self/fd/{}", file.as_raw_fd());
             let flags = AtFlags::SYMLINK_FOLLOW;
             let link = |name: &[u8]| linkat(CWD, &found, place.folder, name, flags);
-            return staged::entry(place, name, link, |_| Ok(())).is_ok();
+            let made = make_way().and_then(|()| staged::entry(place, name, link, |_| Ok(())));
+            return made.is_ok();
         }
-        if let Ok(folder) = look(left, &names::join(b".", folders.iter().copied())) {
+        let folder = names::join(b".", folders.iter().copied());
+        if let Ok(folder) = look(left, &folder, OFlags::PATH) {
             for use_ in PARTIAL_USES {
                 let part = lasting_name(name, use_);
                 let flags = RenameFlags::NOREPLACE;
@@ -152,8 +174,12 @@ impl Stage {
     ///
     /// # Errors
     /// When it could not be swapped in: then everything is as it was.
-    pub(super) fn swap(&self, is_durable: bool) -> io::Result<()> {
+    pub(super) fn swap(&mut self, is_durable: bool) -> io::Result<()> {
         let flags = if self.replaces {
+            let old = open_folder(&self.parent, &self.name)?;
+            // Somebody may have it for purposes of their own: so no other copy gets it either.
+            partial::lock(&old)?;
+            self.old = Some(old);
             RenameFlags::EXCHANGE
         } else {
             RenameFlags::NOREPLACE
@@ -172,9 +198,32 @@ impl Stage {
 
     /// Removes what was at the name, and what earlier copies left.
     pub(super) fn clean(self) -> io::Result<()> {
-        remove(&self.parent, &self.staged)?;
-        remove(&self.parent, &lasting_name(&self.name, "left"))
+        // As long as the old tree is there, others wait: only then is what is left nobody else's.
+        let left = remove_this(&self.parent, &lasting_name(&self.name, "left"), self.left);
+        if let Some(old) = &self.old {
+            // If this is killed, the next copy knows it as one of ours, whatever the owner of the new
+            // tree is.
+            fchown(old, Some(geteuid()), None).ok();
+        }
+        remove_this(&self.parent, &self.staged, self.old).and(left)
     }
+}
+
+/// Removes a tree, if it still is at this name.
+fn remove_this(parent: &OwnedFd, name: &[u8], tree: Option<OwnedFd>) -> io::Result<()> {
+    let Some(tree) = tree else { return Ok(()) };
+    match open_folder(parent, name).and_then(identity) {
+        Ok(there) if there == identity(&tree)? => remove(parent, name),
+        _ => Ok(()),
+    }
+}
+
+/// Who owns a tree; us, if there is none.
+fn owner(tree: Option<&OwnedFd>) -> io::Result<Uid> {
+    Ok(match tree {
+        Some(tree) => Uid::from_raw(fstat(tree)?.st_uid),
+        None => geteuid(),
+    })
 }
 
 /// The tree that is there.
@@ -200,29 +249,15 @@ fn old_tree(parent: impl AsFd, name: &[u8]) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Opens a folder that only a copy of ours can have made.
-fn open_own(parent: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+/// Opens a folder that a copy of ours has made, which belongs to us or, once its attributes are those
+/// of the tree that is there, to the owner of that.
+fn open_own(parent: impl AsFd, name: &[u8], owner: Uid) -> io::Result<OwnedFd> {
     let folder = open_folder(parent, name)?;
-    if fstat(&folder)?.st_uid != rustix::process::geteuid().as_raw() {
+    if ![geteuid(), owner].contains(&Uid::from_raw(fstat(&folder)?.st_uid)) {
         let why = "somebody else has a folder at the name that it would have until it is complete";
         return Err(io::Error::other(why));
     }
     Ok(folder)
-}
-
-/// Looks at a path in what an earlier copy left, and nowhere else.
-fn look(left: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    if path.len() >= PATH_BYTES {
-        return Err(Errno::NAMETOOLONG);
-    }
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    openat2(
-        left,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )
 }
 
 /// Removes a tree, if there is one.
@@ -366,4 +401,114 @@ pub(super) fn copy_contents(mut older: &File, newer: &File) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::PathBuf;
+
+    use rustix::fs::{FlockOperation, chown, flock};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn begin(folder: &TempDir) -> Stage {
+        let parent = File::open(folder.path()).unwrap().into();
+        Stage::begin(parent, b"t", &|| false).unwrap()
+    }
+
+    fn beside(folder: &TempDir, use_: &str) -> PathBuf {
+        folder
+            .path()
+            .join(OsStr::from_bytes(&lasting_name(b"t", use_)))
+    }
+
+    fn old(files: &[&str]) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("t")).unwrap();
+        for file in files {
+            fs::write(folder.path().join("t").join(file), b"old").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn the_old_tree_is_no_other_copys_until_it_is_gone() {
+        let folder = old(&["f"]);
+        let mut stage = begin(&folder);
+        stage.swap(false).unwrap();
+        let there = File::open(beside(&folder, "tree")).unwrap();
+        let locked = flock(&there, FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(locked, Err(Errno::WOULDBLOCK));
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| begin(&folder));
+            stage.clean().unwrap();
+            let other = other.join().unwrap();
+            assert!(beside(&folder, "tree").join("f").exists());
+            assert!(other.left.is_none());
+        });
+    }
+
+    #[test]
+    fn a_new_tree_leaves_alone_what_another_copy_makes_by_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut stage = begin(&folder);
+        stage.swap(false).unwrap();
+        let other = begin(&folder);
+        stage.clean().unwrap();
+        assert!(beside(&folder, "tree").exists());
+        drop(other);
+    }
+
+    #[test]
+    fn all_that_several_interrupted_copies_have_made_is_kept() {
+        let folder = old(&["f", "o"]);
+        let make = |name: &str, contents: &str| {
+            let path = beside(&folder, "tree").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path.with_extension("made"), contents).unwrap();
+            fs::rename(path.with_extension("made"), path).unwrap();
+        };
+        drop(begin(&folder));
+        make("f", "first");
+        make("d/a", "first");
+        make("d/b", "first");
+        drop(begin(&folder));
+        make("d/b", "second");
+        make("d/c", "second");
+        make("e/g", "second");
+        let third = begin(&folder);
+        assert!(third.left.is_some());
+        for (name, contents) in [
+            ("f", "first"),
+            ("o", "old"),
+            ("d/a", "first"),
+            ("d/b", "second"),
+            ("d/c", "second"),
+            ("e/g", "second"),
+        ] {
+            let left = fs::read_to_string(beside(&folder, "left").join(name)).unwrap();
+            assert_eq!(left, contents, "{name}");
+        }
+        assert!(!beside(&folder, "tree").join("d").exists());
+    }
+
+    #[test]
+    fn what_is_left_may_have_the_owner_of_the_tree_that_is_there() {
+        if !geteuid().is_root() {
+            // Only root can make such trees, or copy to them.
+            return;
+        }
+        let folder = old(&["f"]);
+        let (user, other) = (Uid::from_raw(1), Uid::from_raw(2));
+        chown(folder.path().join("t"), Some(user), None).unwrap();
+        drop(begin(&folder));
+        assert_eq!(owner(Some(&begin(&folder)._lock)).unwrap(), user);
+        let parent = || OwnedFd::from(File::open(folder.path()).unwrap());
+        chown(beside(&folder, "tree"), Some(other), None).unwrap();
+        assert!(Stage::begin(parent(), b"t", &|| false).is_err());
+    }
 }

@@ -27,6 +27,12 @@ impl<'a> Tally<'a> {
         }
     }
 
+    /// Bytes and entries that this attempt at the copy has come to.
+    pub(super) fn reached(&self) -> (u64, u64) {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        (load(&self.bytes), load(&self.entries))
+    }
+
     /// How far the copy is; totals are 0 as long as they are not known.
     pub(super) fn record(&self) -> String {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);

@@ -277,7 +277,7 @@ impl Shared {
     }
 
     /// Swaps in a tree that was made beside its name, if nothing failed.
-    pub(super) fn swap_in(&self, stage: Stage, shown: &[u8]) -> Result<(), TargetError> {
+    pub(super) fn swap_in(&self, mut stage: Stage, shown: &[u8]) -> Result<(), TargetError> {
         if self.finished().failed > 0 || self.source().failed > 0 {
             let why = "not everything could be copied, and what is there stays as it was";
             return self.failed(Failure::new("swap in", shown.to_vec(), why));

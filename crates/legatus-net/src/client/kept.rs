@@ -91,7 +91,9 @@ pub(super) fn open(client: &Client, id: String, open: Open) -> Conversation {
             Some(outcome) => {
                 decide.send(outcome).ok();
             }
-            None => goodbye(&connection, &call.id).await,
+            None => {
+                goodbye(&connection, &call.id).await;
+            }
         }
         // Whoever waits for this task ends the program then: what was said last over a connection
         // that nobody else knows, such as that the outcome has arrived, must have left.
@@ -353,17 +355,20 @@ async fn pass_on(
     }
 }
 
-/// Tells the server that the call is over for its client, unlike when the connection is lost.
-pub(super) async fn goodbye(connection: &Client, id: &str) {
+/// Tells the server that the call is over for its client, unlike when the connection is lost; whether it
+/// has heard that.
+pub(super) async fn goodbye(connection: &Client, id: &str) -> bool {
     let request = ControlRequest {
         call_id: id.to_owned(),
         control: Some(control_request::Control::Cancel(Empty {})),
     };
     let mut grpc = connection.grpc.clone();
     let told = tokio::time::timeout(GOODBYE, grpc.control(request)).await;
-    if !matches!(told, Ok(Ok(_))) {
+    let is_told = matches!(told, Ok(Ok(_)));
+    if !is_told {
         tracing::warn!("the server could not be told to end the call");
     }
+    is_told
 }
 
 /// A pause that differs from client to client, so that not all come back at once: between half of

@@ -313,9 +313,14 @@ impl Client {
     /// Tells the server to end calls that were lost with another connection: it may take long to
     /// learn that nobody is there any more.
     async fn end_lost_calls(&self) {
-        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        let lock = || self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = lock().clone();
         for id in lost {
-            kept::goodbye(self, &id).await;
+            if !kept::goodbye(self, &id).await {
+                // This connection is lost, too: the next one tells it.
+                return;
+            }
+            lock().retain(|other| *other != id);
         }
     }
 
@@ -380,7 +385,11 @@ impl Caller for ModuleCaller {
             let Some(way) = self.client().way else {
                 return Err(Fault::new("there is no way to connect once more"));
             };
-            let client = Client::connect(&way.0, &way.1).await?;
+            let client = Client {
+                // Whichever comes back tells the server of what was lost with any.
+                lost: Arc::clone(&self.client().lost),
+                ..Client::connect(&way.0, &way.1).await?
+            };
             Ok(Box::new(client.module(&self.module)) as Box<dyn Caller>)
         })
     }

@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::partial::PARTIAL_USES;
 use super::super::temporary::lasting_name;
@@ -160,21 +162,33 @@ async fn links_at_the_names_that_a_copy_uses_itself_are_not_followed() {
 
 #[tokio::test]
 async fn a_folder_that_is_swapped_while_a_whole_tree_is_made_leads_nowhere() {
+    let being_made = OsStr::from_bytes(&lasting_name(b"target", "tree")).to_owned();
     for direction in BOTH {
-        for moment in 0..MOMENTS {
-            let scene = scene();
-            let before = tree(&scene.path("outside"));
-            let target = scene.path("target");
-            let caller = Meddler::new(&scene, direction, moment, move || {
-                swap(&target.join("d"), "../outside");
-            });
-            let arguments = scene.arguments(direction, &[b"source/"], b"target/");
-            let arguments = arguments.with_flag("atomic").with_flag("delete");
-            scene.run_by(&caller, arguments).await;
-            assert_eq!(
-                tree(&scene.path("outside")),
-                before,
-                "{direction:?} {moment}"
+        for attacked in [being_made.as_os_str(), OsStr::new("target")] {
+            let hits = Arc::new(AtomicUsize::new(0));
+            for moment in 0..MOMENTS {
+                let scene = scene();
+                let before = tree(&scene.path("outside"));
+                let (folder, hit) = (scene.path(attacked).join("d"), Arc::clone(&hits));
+                let caller = Meddler::new(&scene, direction, moment, move || {
+                    // It may not have been begun, or have been swapped in.
+                    if fs::rename(&folder, folder.with_file_name("moved")).is_ok() {
+                        symlink("../outside", &folder).unwrap();
+                        hit.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                let arguments = scene.arguments(direction, &[b"source/"], b"target/");
+                let arguments = arguments.with_flag("atomic").with_flag("delete");
+                scene.run_by(&caller, arguments).await;
+                assert_eq!(
+                    tree(&scene.path("outside")),
+                    before,
+                    "{direction:?} {attacked:?} {moment}"
+                );
+            }
+            assert!(
+                hits.load(Ordering::Relaxed) > 0,
+                "{direction:?} {attacked:?}"
             );
         }
     }

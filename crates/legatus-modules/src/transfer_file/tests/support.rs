@@ -365,9 +365,26 @@ impl Losing {
     }
 }
 
+/// A call on a connection that is lost.
+fn unavailable() -> Conversation {
+    let (channel, _) = Channel::pair(1);
+    let (controls, _) = Control::queue();
+    let (decide, outcome) = PendingOutcome::new();
+    let fault = Fault::new("the connection was lost: cut");
+    decide.send(Outcome::Unavailable(fault)).ok();
+    Conversation {
+        channel,
+        controls,
+        outcome,
+    }
+}
+
 impl Caller for Losing {
     fn open(&self, request: Request) -> BoxFuture<'_, Result<Conversation, Fault>> {
         Box::pin(async move {
+            if *self.lost.lock().unwrap() {
+                return Ok(unavailable());
+            }
             *self.opened.lock().unwrap() += 1;
             let after = {
                 let mut after = self.after.lock().unwrap();

@@ -2,10 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 use legatus_core::Arguments;
 
+use super::super::temporary::lasting_name;
 use super::support::{
     BOTH, Direction, Meddler, Scene, assert_same_trees, noise, set_mode, set_modified, tree,
 };
@@ -124,6 +126,29 @@ async fn a_tree_of_which_something_fails_is_not_swapped_in() {
         let told = scene.run(arguments.with_flag("delete")).await;
         told.assert_success();
         assert_eq!(scene.names("target"), ["fine", "in-the-way"]);
+        assert_eq!(scene.names("."), ["source", "target"]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_taken_over_from_an_earlier_copy_has_its_older_version_kept_as_a_backup() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        let left = OsStr::from_bytes(&lasting_name(b"target", "tree")).to_owned();
+        let left = left.to_str().unwrap();
+        scene.file("target/f", b"old");
+        scene.file("source/f", b"new");
+        scene.file(format!("{left}/f"), b"new");
+        for folder in ["source", left] {
+            set_modified(&scene.path(format!("{folder}/f")), 9, 9);
+        }
+        let made = inode(&scene, &format!("{left}/f"));
+        let arguments = whole(&scene, direction, "source/", "target/");
+        let told = scene.run(arguments.with("backup", "~")).await;
+        told.assert_success();
+        assert_eq!(scene.names("target"), ["f", "f~"]);
+        assert_eq!(fs::read(scene.path("target/f~")).unwrap(), b"old");
+        assert_eq!(inode(&scene, "target/f"), made);
         assert_eq!(scene.names("."), ["source", "target"]);
     }
 }
