@@ -153,6 +153,8 @@ impl User<'_> {
                 None => None,
             };
         let (sink, source) = channel.split();
+        // Whoever leaves does not end the input: that would be Ctrl-D for the program there.
+        let _open = sink.clone();
         let input = async {
             if self.gives_input {
                 let keys = terminal.is_some();

@@ -1,5 +1,7 @@
 //! The Sender in the hands of a user: keys, signals, a terminal, a reader that goes away.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use legatus_core::{Control, TerminalSize, UserSignal};
 use prost::Message;
@@ -44,6 +46,29 @@ async fn the_escape_leaves_a_session_even_if_nothing_moves() {
     let (outcome, ()) = tokio::join!(user.run_with(Arguments::new(), &stuck), drive);
     assert_eq!(outcome, Outcome::Cancelled);
     assert_eq!(stuck.next_control().await, Some(Control::Cancel));
+}
+
+#[tokio::test]
+async fn whoever_leaves_a_session_does_not_end_its_input() {
+    let (user, hands) = User::new(true);
+    let stuck = Stuck::default();
+    let drive = async {
+        hands.press("~d").await;
+        while stuck.calls.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let control = stuck.next_control().await;
+        let (mut channel, decide) = stuck.calls.lock().unwrap().pop().unwrap();
+        let end = tokio::time::timeout(Duration::ZERO, channel.receive()).await;
+        decide.send(Outcome::SUCCESS).unwrap();
+        (control, end)
+    };
+    let (outcome, (control, end)) = tokio::join!(user.run_with(Arguments::new(), &stuck), drive);
+    assert_eq!(
+        (outcome, control),
+        (Outcome::SUCCESS, Some(Control::Detach))
+    );
+    assert!(end.is_err(), "the input ended with {end:?}");
 }
 
 #[tokio::test]
@@ -113,7 +138,7 @@ async fn interrupts_far_apart_are_all_passed_on_and_a_third_leaves() {
         let signal = UserSignal::Interrupt;
         hands.signals.send(signal).await.unwrap();
         assert_eq!(stuck.next_control().await, Some(Control::Signal(2)));
-        tokio::time::advance(std::time::Duration::from_secs(2)).await;
+        tokio::time::advance(Duration::from_secs(2)).await;
         hands.signals.send(signal).await.unwrap();
         assert_eq!(stuck.next_control().await, Some(Control::Signal(2)));
         hands.signals.send(UserSignal::Quit).await.unwrap();
