@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use legatus_core::Channel;
@@ -52,6 +53,8 @@ enum Step {
     Await,
     /// Waits for any answer.
     AwaitAny,
+    /// Stays until the target has ended: a source that goes may be all that the target tells of.
+    Stay,
 }
 
 /// Does this to a target; what it says is passed over.
@@ -86,7 +89,9 @@ fn give_with(
         named: None,
         above: None,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
     runtime.unwrap().block_on(async {
         let (ours, theirs) = Channel::pair(1 << 20);
         let cancelled = CancellationToken::new();
@@ -102,6 +107,11 @@ fn give_with(
                     }
                     Step::AwaitAny => {
                         answers.receive().await;
+                    }
+                    Step::Stay => {
+                        let ended = async { while answers.receive().await.is_some() {} };
+                        let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+                        ended.expect("the target goes on");
                     }
                     Step::Await => loop {
                         let Some(message) = answers.receive().await else {
@@ -281,7 +291,7 @@ fn names_that_lead_elsewhere_end_the_copy() {
         ];
         for events in [below, above, folders, hard] {
             let trap = trap();
-            let told = give(trap.path(), vec![message(events)], None);
+            let told = give(trap.path(), vec![message(events), Step::Stay], None);
             assert!(
                 matches!(told, Err(TargetError::Misbehaved(_))),
                 "{name:?}: {told:?}"
@@ -312,7 +322,7 @@ fn events_out_of_order_end_the_copy() {
         ],
     ] {
         let trap = trap();
-        let told = give(trap.path(), vec![message(events.clone())], None);
+        let told = give(trap.path(), vec![message(events.clone()), Step::Stay], None);
         assert!(
             matches!(told, Err(TargetError::Misbehaved(_))),
             "{events:?}: {told:?}"
@@ -350,7 +360,12 @@ fn pieces_out_of_order_or_that_cannot_be_end_the_copy() {
     ] {
         let trap = trap();
         let events = vec![root("f"), file(""), end()];
-        let steps = vec![message(events), Step::Await, pieces(told.clone())];
+        let steps = vec![
+            message(events),
+            Step::Await,
+            pieces(told.clone()),
+            Step::Stay,
+        ];
         let ended = give(trap.path(), steps, None);
         assert!(
             matches!(ended, Err(TargetError::Misbehaved(_))),
@@ -391,7 +406,7 @@ fn blocks_that_the_target_does_not_have_make_no_file() {
                 ..FileEnd::default()
             }),
         ];
-        let steps = vec![message(events), Step::Await, pieces(told)];
+        let steps = vec![message(events), Step::Await, pieces(told), Step::Stay];
         match give(trap.path(), steps, None) {
             Ok(finished) => assert_eq!((finished.files, finished.failed), (0, 1)),
             Err(error) => assert!(matches!(error, TargetError::Misbehaved(_)), "{error:?}"),
@@ -438,7 +453,7 @@ fn a_server_cannot_send_what_was_not_asked_for() {
         vec![root("wanted"), root("wanted")],
     ] {
         let trap = trap();
-        let told = give(trap.path(), vec![message(events)], asked());
+        let told = give(trap.path(), vec![message(events), Step::Stay], asked());
         assert!(matches!(told, Err(TargetError::Misbehaved(_))), "{told:?}");
     }
 }
@@ -465,7 +480,7 @@ fn folders_without_end_end_the_copy_and_take_bounded_memory() {
     let mut events = vec![root("")];
     events.extend(std::iter::repeat_n(folder("a"), 100_000));
     // The first is the target, the second a link that is in the way.
-    let told = give(trap.path(), vec![message(events)], None);
+    let told = give(trap.path(), vec![message(events), Step::Stay], None);
     assert!(matches!(told, Err(TargetError::Misbehaved(_))), "{told:?}");
     assert_untouched(trap.path());
 }
