@@ -172,6 +172,7 @@ impl Users {
     }
 
     /// Whether calls run as another user than the server does.
+    #[cfg(feature = "wasm")]
     pub(crate) fn are_others(&self) -> bool {
         let own = rustix::process::geteuid().as_raw();
         let run_as = self.run_as.as_ref();

@@ -1,6 +1,6 @@
 //! From something found to modules that can be called: digest, signature, code, description.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use legatus_core::Origin;
@@ -359,7 +359,7 @@ fn bare_kind(bytes: &[u8]) -> Result<ModuleKind, Refusal> {
 
 /// What a plain command without a manifest is said to be.
 #[cfg(feature = "wasm")]
-fn plain(path: &Path) -> Description {
+fn plain(path: &std::path::Path) -> Description {
     let name = name_of(path);
     let name = name.split('/').next_back().unwrap_or_default();
     let fits = is_name(name);
