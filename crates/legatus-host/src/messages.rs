@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use legatus_core::{Call, Effect, Effects, Pattern, Request, wire};
+use serde::{Deserialize, Serialize};
 
 /// The first message: whom to become. It holds nothing that a client said.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -26,8 +27,8 @@ pub(crate) struct Start {
     pub(crate) spill_bytes: u64,
 }
 
-/// A user's rights.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+/// A user's rights; module hosts are told them as JSON.
+#[derive(Clone, PartialEq, Eq, prost::Message, Serialize, Deserialize)]
 pub(crate) struct RunAs {
     #[prost(string, tag = "1")]
     pub(crate) name: String,

@@ -177,11 +177,8 @@ fn component_of(text: &str, world: &str, wit: &str) -> Vec<u8> {
     encoder.encode().unwrap()
 }
 
-/// A plain command in WAT, as a component of `wasi:cli/command`: writes what it reads to standard
-/// output, in upper case's stead unchanged, and exits with the status that `body` leaves.
-pub(crate) fn command(body: &str) -> Vec<u8> {
-    let text = format!(
-        r#"(component
+/// Imports standard output into a component in WAT.
+const STDOUT: &str = r#"
   (import "wasi:io/error@0.2.6" (instance $error (export "error" (type (sub resource)))))
   (alias export $error "error" (type $error-type))
   (import "wasi:io/streams@0.2.6" (instance $streams
@@ -198,7 +195,13 @@ pub(crate) fn command(body: &str) -> Vec<u8> {
     (alias outer 1 $output-type (type $outer-output))
     (export "output-stream" (type $output (eq $outer-output)))
     (export "get-stdout" (func (result (own $output))))))
-  (import "wasi:cli/exit@0.2.6" (instance $exit
+"#;
+
+/// A plain command in WAT, as a component of `wasi:cli/command`: writes what it reads to standard
+/// output, in upper case's stead unchanged, and exits with the status that `body` leaves.
+pub(crate) fn command(body: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component{STDOUT}  (import "wasi:cli/exit@0.2.6" (instance $exit
     (export "exit" (func (param "status" (result))))))
   (core module $memory (memory (export "memory") 1))
   (core instance $memory (instantiate $memory))
@@ -235,24 +238,7 @@ pub(crate) fn command(body: &str) -> Vec<u8> {
 pub(crate) fn reader(folder: u32, path: &str) -> Vec<u8> {
     let (at, length) = (folder * 12, path.len());
     let text = format!(
-        r#"(component
-  (import "wasi:io/error@0.2.6" (instance $error (export "error" (type (sub resource)))))
-  (alias export $error "error" (type $error-type))
-  (import "wasi:io/streams@0.2.6" (instance $streams
-    (export "output-stream" (type $output (sub resource)))
-    (alias outer 1 $error-type (type $outer-error))
-    (export "error" (type $io-error (eq $outer-error)))
-    (type $stream-error (variant (case "last-operation-failed" (own $io-error)) (case "closed")))
-    (export "stream-error" (type $stream-error' (eq $stream-error)))
-    (export "[method]output-stream.blocking-write-and-flush"
-      (func (param "self" (borrow $output)) (param "contents" (list u8))
-        (result (result (error $stream-error')))))))
-  (alias export $streams "output-stream" (type $output-type))
-  (import "wasi:cli/stdout@0.2.6" (instance $stdout
-    (alias outer 1 $output-type (type $outer-output))
-    (export "output-stream" (type $output (eq $outer-output)))
-    (export "get-stdout" (func (result (own $output))))))
-  (import "wasi:filesystem/types@0.2.6" (instance $types
+        r#"(component{STDOUT}  (import "wasi:filesystem/types@0.2.6" (instance $types
     (export "descriptor" (type $descriptor (sub resource)))
     (type $follow' (flags "symlink-follow"))
     (export "path-flags" (type $follow (eq $follow')))

@@ -78,7 +78,7 @@ fn prepare(start: &Start) -> Result<WasmModule, String> {
         // The guest's memory has its limit; addresses are reserved in gigabytes.
         let user = RunAs {
             memory_bytes: None,
-            ..RunAs::from(user.clone())
+            ..user.clone()
         };
         user.assume().map_err(|error| error.to_string())?;
     }

@@ -15,7 +15,6 @@ use super::native;
 use super::process::{Form, Start};
 use super::protocol::{Done, Frame, Kind, PROTOCOL};
 use crate::holder::close_descriptors;
-use crate::messages::RunAs;
 
 /// Becomes the module that the program at the other end of standard input asks for. The process must
 /// have a single thread yet. What is wrong is told to the other end, or logged.
@@ -66,9 +65,7 @@ fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
     let unreadable = |error| format!("cannot open the artefact: {error}");
     let artefact = File::open(&start.artefact).map_err(unreadable)?;
     if let Some(user) = start.user {
-        RunAs::from(user)
-            .assume()
-            .map_err(|error| error.to_string())?;
+        user.assume().map_err(|error| error.to_string())?;
     }
     let name = format!("/proc/self/fd/{}", artefact.as_raw_fd());
     let rules = &start.rules;

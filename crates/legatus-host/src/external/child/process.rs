@@ -87,7 +87,7 @@ pub(super) struct Start {
     pub(super) qualified: String,
     pub(super) form: Form,
     pub(super) artefact: PathBuf,
-    pub(super) user: Option<StartUser>,
+    pub(super) user: Option<RunAs>,
     pub(super) rules: Rules,
     /// What components are told; other modules have it as their environment.
     pub(super) environment: Vec<(String, String)>,
@@ -97,67 +97,6 @@ pub(super) struct Start {
     pub(super) denied: Vec<String>,
 }
 
-/// Whom the module host becomes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct StartUser {
-    name: String,
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-    umask: Option<u32>,
-    no_new_privs: bool,
-    open_files: Option<u64>,
-    processes: Option<u64>,
-    memory_bytes: Option<u64>,
-    file_bytes: Option<u64>,
-}
-
-impl From<&User> for StartUser {
-    fn from(user: &User) -> Self {
-        let RunAs {
-            name,
-            uid,
-            gid,
-            groups,
-            umask,
-            no_new_privs,
-            open_files,
-            processes,
-            memory_bytes,
-            file_bytes,
-        } = user.into();
-        Self {
-            name,
-            uid,
-            gid,
-            groups,
-            umask,
-            no_new_privs,
-            open_files,
-            processes,
-            memory_bytes,
-            file_bytes,
-        }
-    }
-}
-
-impl From<StartUser> for RunAs {
-    fn from(user: StartUser) -> Self {
-        Self {
-            name: user.name,
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.groups,
-            umask: user.umask,
-            no_new_privs: user.no_new_privs,
-            open_files: user.open_files,
-            processes: user.processes,
-            memory_bytes: user.memory_bytes,
-            file_bytes: user.file_bytes,
-        }
-    }
-}
-
 impl ChildSettings {
     fn start(&self, user: Option<&User>) -> Start {
         Start {
@@ -165,7 +104,7 @@ impl ChildSettings {
             qualified: self.qualified.clone(),
             form: self.form,
             artefact: self.artefact.clone(),
-            user: user.map(StartUser::from),
+            user: user.map(RunAs::from),
             environment: self.environment(),
             log_lines: self.limits.log_lines,
             cpu_milliseconds: u64::try_from(self.limits.cpu.as_millis()).unwrap_or(u64::MAX),
