@@ -90,6 +90,7 @@ impl ChildModule {
         mut conversation: Conversation,
     ) -> Result<Outcome, Failure> {
         let (mut process, mut socket, stderr) = self.settings.spawn(user).await?;
+        conversation.process = process.id();
         let cancellation = conversation.cancellation.clone();
         let log = conversation.log.clone();
         // A host that died already is told below.
@@ -165,6 +166,7 @@ impl Runner for ChildModule {
                 asks: None,
                 cancellation: call.cancellation.clone(),
                 log,
+                process: None,
             };
             let first = Frame::json(Kind::Execute, &asked);
             let first = first.map_err(|error| Failure::Host(error.to_string()))?;
@@ -192,6 +194,7 @@ impl Runner for ChildModule {
                 asks: Some(sending.asks),
                 cancellation: sending.cancellation,
                 log: sending.log,
+                process: None,
             };
             let first = Frame::json(Kind::Send, &asked);
             let first = first.map_err(|error| Failure::Host(error.to_string()))?;

@@ -180,6 +180,11 @@ impl Process {
         }
     }
 
+    /// Its number, unless it was waited for.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.child.as_ref()?.id()
+    }
+
     /// How it ended, having closed its socket; it is killed if it has not ended.
     pub(super) async fn end(&mut self) -> Option<ExitStatus> {
         let child = self.child.as_mut()?;
