@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("module-host") {
         return legatus_host::external::module_host_main();
     }
-    // For checks and benchmarks: guests that need no toolchain, `make-guest pair|echo FILE`; and a
+    // For checks and benchmarks: guests that need no toolchain, `make-guest pair|echo|plain FILE`; and a
     // file of the SDK, `make-guest worlds FILE`.
     let mut words = std::env::args().skip_while(|word| word != "make-guest");
     if let (Some(name), Some(path)) = (words.nth(1), words.next()) {
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
             "pair" => useful::pair(),
             "worlds" => worlds::text().into(),
             "echo" => guests::Wat::new("echo-wasm", guests::ECHO).component(),
+            "plain" => guests::command("(i32.const 0)"),
             _ => return ExitCode::FAILURE,
         };
         return match std::fs::write(path, guest) {
