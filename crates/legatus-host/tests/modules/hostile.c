@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <errno.h>
 #include <arpa/inet.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 
 static legatus_bytes text(const char *text)
@@ -92,6 +93,8 @@ static int32_t execute(const legatus_host *host, const legatus_call *call)
         return tell(host, execl("/bin/true", "true", (char *)0) ? strerror(errno) : "");
     if (is(call, "environment"))
         return tell(host, getenv("SECRET") ? getenv("SECRET") : "unset");
+    if (is(call, "privileges"))
+        return tell(host, prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 ? "no new ones" : "new ones");
     if (is(call, "descriptors")) {
         char line[64];
         int count = 0;

@@ -95,6 +95,7 @@ pub(crate) async fn what_was_not_granted_cannot_be_reached() {
     assert_eq!(answer(&module, "connect").await, "Permission denied");
     assert_eq!(answer(&module, "run").await, "Permission denied");
     assert_eq!(answer(&module, "environment").await, "unset");
+    assert_eq!(answer(&module, "privileges").await, "no new ones");
     // Its standard streams, the socket, and its own artefact.
     assert_eq!(answer(&module, "descriptors").await, "5");
 }

@@ -105,6 +105,7 @@ fn trials() -> Vec<Trial> {
         useful::a_component_echoes_large_input,
         useful::a_plain_command_writes_to_its_caller,
         useful::a_library_echoes_large_input_and_tells_faults,
+        useful::one_library_may_describe_several_modules,
         useful::an_executable_speaks_the_protocol,
         useful::what_an_executable_says_after_its_call_has_ended_counts_for_nothing,
         useful::a_call_tells_what_it_took_of_its_limits,

@@ -51,6 +51,43 @@ pub(crate) async fn a_library_echoes_large_input_and_tells_faults() {
     assert!(output == input);
 }
 
+/// A library of two modules, which tell what they are called as.
+const TWO: &str = r#"
+#include "legatus_module.h"
+#include <string.h>
+static int32_t execute(const legatus_host *host, const legatus_call *call)
+{
+    legatus_bytes name = {(const uint8_t *)call->module, strlen(call->module)};
+    return host->send(host->context, name) == LEGATUS_OK ? 0 : 1;
+}
+#define MODULE(NAME, VERSION) {.size = sizeof(legatus_module), .name = NAME, .version = VERSION, \
+    .summary = "Tell the name", .execute = execute}
+static const legatus_module one = MODULE("one", "1.0.0"), two = MODULE("two", "2.0.0");
+static const legatus_module *const modules[] = {&one, &two};
+static const legatus_library library = {LEGATUS_ABI, 2, modules};
+const legatus_library *legatus_modules(uint32_t abi) { return abi == LEGATUS_ABI ? &library : 0; }
+"#;
+
+pub(crate) async fn one_library_may_describe_several_modules() {
+    let kit = Kit::new();
+    let source = kit.outside("source").join("two.c");
+    fs::write(&source, TWO).unwrap();
+    guests::library(&source, &kit.path("two.so"));
+    let listed = kit.catalogue().listed();
+    let told: Vec<_> = listed
+        .iter()
+        .map(|one| (one.qualified.as_str(), one.version.as_str()))
+        .collect();
+    assert_eq!(told, [("local/one", "1.0.0"), ("local/two", "2.0.0")]);
+    for name in ["one", "two"] {
+        let (output, outcome) = call(&kit.module(name), &[], b"").await;
+        assert_eq!(
+            (output.as_slice(), outcome),
+            (name.as_bytes(), Outcome::SUCCESS)
+        );
+    }
+}
+
 /// In as few lines as the protocol needs.
 pub(crate) const EXECUTABLE: &str = r#"#!/usr/bin/python3
 import json, struct, sys
