@@ -7,7 +7,7 @@ use legatus_core::Origin;
 
 use super::artefact::Artefact;
 use super::catalogue::{CatalogueSettings, Entry, Listed, State, name_of};
-use super::child::{ChildModule, ChildSettings, Form, HostCommand};
+use super::child::{ChildModule, ChildSettings, Form};
 use super::description::Description;
 #[cfg(feature = "wasm")]
 use super::description::{Described, Kind, Value, is_name};
@@ -24,6 +24,7 @@ use super::runner::Runner;
 use super::runtime::in_runtime;
 use super::signature;
 use super::store::Cache;
+use crate::fork_server::{ForkServer, Program};
 #[cfg(feature = "wasm")]
 use super::wasm::{Engines, WasmModule, World};
 
@@ -31,6 +32,8 @@ use super::wasm::{Engines, WasmModule, World};
 pub(crate) struct Loader {
     settings: CatalogueSettings,
     cache: Arc<Cache>,
+    /// What module hosts are copies of.
+    fork_server: Arc<ForkServer>,
     #[cfg(feature = "wasm")]
     engines: Arc<Engines>,
 }
@@ -67,9 +70,15 @@ impl From<Failure> for Refusal {
 
 impl Loader {
     pub(crate) fn new(settings: CatalogueSettings, cache: Arc<Cache>) -> Self {
+        let fork_server = Arc::new(ForkServer::new(Program {
+            executable: settings.host_executable.clone(),
+            arguments: settings.host_arguments.clone(),
+            descriptor_limit: None,
+        }));
         Self {
             settings,
             cache,
+            fork_server,
             #[cfg(feature = "wasm")]
             engines: Arc::default(),
         }
@@ -274,10 +283,7 @@ impl Loader {
     ) -> ChildModule {
         ChildModule {
             settings: ChildSettings {
-                command: HostCommand {
-                    executable: self.settings.host_executable.clone(),
-                    arguments: self.settings.host_arguments.clone(),
-                },
+                fork_server: Arc::clone(&self.fork_server),
                 qualified: about.qualified.to_owned(),
                 form,
                 artefact,

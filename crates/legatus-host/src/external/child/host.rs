@@ -42,10 +42,12 @@ impl ChildModule {
         let log = CallLog::new("(describing)", tracing::Span::none(), 20);
         let describing = async {
             let user = self.settings.users.for_describing();
-            let (mut process, mut socket, stderr) = self.settings.spawn(user.as_ref()).await?;
+            // That of the calls belongs to another runtime.
+            let fork_server = self.settings.fork_server.another();
+            let (mut process, mut socket, stderr) = self.settings.spawn(&fork_server, user.as_ref()).await?;
             let answer = async {
-                let asked = Frame::empty(Kind::Describe).write(&mut socket).await;
-                asked.map_err(FrameError::from)?;
+                // A host that died already is told below.
+                Frame::empty(Kind::Describe).write(&mut socket).await.ok();
                 loop {
                     let frame = Frame::read(&mut socket).await?;
                     if frame.kind != Kind::Log {
@@ -89,7 +91,7 @@ impl ChildModule {
         first: Frame,
         mut conversation: Conversation,
     ) -> Result<Outcome, Failure> {
-        let (mut process, mut socket, stderr) = self.settings.spawn(user).await?;
+        let (mut process, mut socket, stderr) = self.settings.spawn(&self.settings.fork_server, user).await?;
         let cancellation = conversation.cancellation.clone();
         let log = conversation.log.clone();
         // A host that died already is told below.
