@@ -7,7 +7,7 @@ use legatus_core::Origin;
 
 use super::artefact::Artefact;
 use super::catalogue::{CatalogueSettings, Entry, Listed, State, name_of};
-use super::child::{ChildModule, ChildSettings, Form, HostCommand};
+use super::child::{ChildModule, ChildSettings, Form};
 use super::description::Description;
 #[cfg(feature = "wasm")]
 use super::description::{Described, Kind, Value, is_name};
@@ -27,11 +27,14 @@ use super::signature;
 use super::store::Cache;
 #[cfg(feature = "wasm")]
 use super::wasm::{Engines, WasmModule, World};
+use crate::fork_server::{ForkServer, Program};
 
 /// Makes modules of what was found.
 pub(crate) struct Loader {
     settings: CatalogueSettings,
     cache: Arc<Cache>,
+    /// What module hosts are copies of.
+    fork_server: Arc<ForkServer>,
     #[cfg(feature = "wasm")]
     engines: Arc<Engines>,
 }
@@ -68,9 +71,15 @@ impl From<Failure> for Refusal {
 
 impl Loader {
     pub(crate) fn new(settings: CatalogueSettings, cache: Arc<Cache>) -> Self {
+        let fork_server = Arc::new(ForkServer::new(Program {
+            executable: settings.host_executable.clone(),
+            arguments: settings.host_arguments.clone(),
+            descriptor_limit: None,
+        }));
         Self {
             settings,
             cache,
+            fork_server,
             #[cfg(feature = "wasm")]
             engines: Arc::default(),
         }
@@ -277,10 +286,7 @@ impl Loader {
     ) -> ChildModule {
         ChildModule {
             settings: ChildSettings {
-                command: HostCommand {
-                    executable: self.settings.host_executable.clone(),
-                    arguments: self.settings.host_arguments.clone(),
-                },
+                fork_server: Arc::clone(&self.fork_server),
                 qualified: about.qualified.to_owned(),
                 form,
                 artefact,

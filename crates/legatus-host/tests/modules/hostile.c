@@ -121,6 +121,17 @@ static int32_t execute(const legatus_host *host, const legatus_call *call)
         snprintf(line, sizeof line, "%d", (int)child);
         return tell(host, line);
     }
+    if (is(call, "leave")) {
+        /* Says goodbye in no way, and leaves a child behind. */
+        char line[64];
+        pid_t child = fork();
+        if (child == 0)
+            for (;;)
+                pause();
+        snprintf(line, sizeof line, "%d", (int)child);
+        tell(host, line);
+        _exit(0);
+    }
     if (is(call, "fault")) {
         host->fail(host->context, text("it is broken"), text("mend it"));
         return LEGATUS_FAULT;

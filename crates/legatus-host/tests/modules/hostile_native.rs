@@ -78,9 +78,17 @@ pub(crate) async fn what_does_not_end_when_cancelled_is_killed_with_all_that_it_
     // It leaves a child behind, which goes with its group.
     let (output, outcome) = call(&module, &["orphan"], b"").await;
     assert_eq!(outcome, Outcome::SUCCESS);
-    let child = String::from_utf8(output).unwrap();
+    is_gone(output).await;
+    let (output, outcome) = call(&module, &["leave"], b"").await;
+    assert!(failure(&outcome).contains("status 0"), "{outcome:?}");
+    is_gone(output).await;
+}
+
+/// Waits until there is no such process any more.
+async fn is_gone(process: Vec<u8>) {
+    let process = String::from_utf8(process).unwrap();
     let gone = async {
-        while fs::exists(format!("/proc/{child}/root")).unwrap_or(false) {
+        while fs::exists(format!("/proc/{process}/root")).unwrap_or(false) {
             tokio::task::yield_now().await;
         }
     };

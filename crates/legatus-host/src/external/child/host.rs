@@ -1,6 +1,7 @@
 //! The host's side of a module in a process of its own.
 
 use std::convert::Infallible;
+use std::os::fd::AsFd as _;
 use std::pin::pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -42,10 +43,13 @@ impl ChildModule {
         let log = CallLog::new("(describing)", tracing::Span::none(), 20);
         let describing = async {
             let user = self.settings.users.for_describing();
-            let (mut process, mut socket, stderr) = self.settings.spawn(user.as_ref()).await?;
+            // That of the calls belongs to another runtime.
+            let fork_server = self.settings.fork_server.another();
+            let (mut process, mut socket, stderr) =
+                self.settings.spawn(&fork_server, user.as_ref()).await?;
             let answer = async {
-                let asked = Frame::empty(Kind::Describe).write(&mut socket).await;
-                asked.map_err(FrameError::from)?;
+                // A host that died already is told below.
+                Frame::empty(Kind::Describe).write(&mut socket).await.ok();
                 loop {
                     let frame = Frame::read(&mut socket).await?;
                     if frame.kind != Kind::Log {
@@ -89,15 +93,21 @@ impl ChildModule {
         first: Frame,
         mut conversation: Conversation,
     ) -> Result<Outcome, Failure> {
-        let (mut process, mut socket, stderr) = self.settings.spawn(user).await?;
+        let (mut process, mut socket, stderr) = self
+            .settings
+            .spawn(&self.settings.fork_server, user)
+            .await?;
         conversation.process = process.id();
         let cancellation = conversation.cancellation.clone();
         let log = conversation.log.clone();
         // A host that died already is told below.
         first.write(&mut socket).await.ok();
         let mut errors = Errors::new(stderr, log);
+        let failed = |error: std::io::Error| Failure::Host(error.to_string());
+        let same_socket = socket.as_fd().try_clone_to_owned().map_err(failed)?;
         let ended = tokio::select! {
             ended = conversation.run(socket) => ended,
+            never = process.closes_with_its_end(same_socket) => match never {},
             never = errors.note_for_ever() => match never {},
             () = impatience(&cancellation) => return Err(Failure::Cancelled),
         };
