@@ -37,7 +37,9 @@ pub(crate) fn send_bytes(
     if sent == bytes.len() {
         Ok(())
     } else {
-        Err(io::Error::other("the socket did not take a few bytes whole"))
+        Err(io::Error::other(
+            "the socket did not take a few bytes whole",
+        ))
     }
 }
 

@@ -82,10 +82,11 @@ pub fn holder_main(registry: &Registry) -> ExitCode {
 }
 
 fn hold(newborn: Newborn, registry: &Registry) -> Result<(), HolderError> {
-    rustix::process::setsid().map_err(|error| system("leave the server's session")(error.into()))?;
+    rustix::process::setsid()
+        .map_err(|error| system("leave the server's session")(error.into()))?;
     rustix::thread::set_name(c"legatus-holder").ok();
-    let [data, control] = <[OwnedFd; 2]>::try_from(newborn.descriptors)
-        .map_err(|_| HolderError::Unintelligible)?;
+    let [data, control] =
+        <[OwnedFd; 2]>::try_from(newborn.descriptors).map_err(|_| HolderError::Unintelligible)?;
     let mut data = StdUnixStream::from(data);
     let mut control = StdUnixStream::from(control);
     let (start, memory, sessions) = receive_start(&mut control)?;

@@ -145,7 +145,9 @@ impl Launcher {
     fn variables_of(&self, user: Option<&User>) -> Vec<Variable> {
         let own = self.environment.iter();
         let own = own.filter(|(name, _)| user.is_none() || is_for_everyone(name));
-        let mut variables: Vec<_> = own.map(|(name, value)| Variable::new(name, value)).collect();
+        let mut variables: Vec<_> = own
+            .map(|(name, value)| Variable::new(name, value))
+            .collect();
         if let Some(user) = user {
             variables.extend([
                 Variable::new("USER", &user.name),

@@ -24,9 +24,9 @@ use super::runner::Runner;
 use super::runtime::in_runtime;
 use super::signature;
 use super::store::Cache;
-use crate::fork_server::{ForkServer, Program};
 #[cfg(feature = "wasm")]
 use super::wasm::{Engines, WasmModule, World};
+use crate::fork_server::{ForkServer, Program};
 
 /// Makes modules of what was found.
 pub(crate) struct Loader {

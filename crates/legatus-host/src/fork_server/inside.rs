@@ -108,7 +108,10 @@ fn fork(group: Option<BorrowedFd<'_>>) -> io::Result<Side> {
 
 /// Born in its group: to move a process there later waits for all processors to pass through the
 /// scheduler, some 20 ms (the write lock `cgroup_threadgroup_rwsem` of Linux).
-#[expect(unsafe_code, reason = "no safe crate has clone3(2) without a new memory")]
+#[expect(
+    unsafe_code,
+    reason = "no safe crate has clone3(2) without a new memory"
+)]
 fn clone_into(group: BorrowedFd<'_>) -> io::Result<i32> {
     // SAFETY: a structure of plain integers, of which zero is one.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };

@@ -73,7 +73,9 @@ impl ForkServer {
                 .send(fork(&running, &program, descriptors).await)
                 .ok();
         });
-        wanted.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+        wanted
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
     /// Starts it ahead of the first call.

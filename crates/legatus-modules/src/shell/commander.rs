@@ -7,9 +7,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use bytes::Bytes;
-use legatus_core::{
-    Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome, Pattern,
-};
+use legatus_core::{Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome, Pattern};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;

@@ -126,9 +126,10 @@ pub(crate) fn run(
             Fixed::Holder(holder::Arguments {}) => {
                 Ok(serve_forks(legatus_host::holder_main, registry))
             }
-            Fixed::ModuleHost(holder::Arguments {}) => {
-                Ok(serve_forks(|_| legatus_host::external::module_host_main(), registry))
-            }
+            Fixed::ModuleHost(holder::Arguments {}) => Ok(serve_forks(
+                |_| legatus_host::external::module_host_main(),
+                registry,
+            )),
         },
     }
 }

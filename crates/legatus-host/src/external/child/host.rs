@@ -44,7 +44,8 @@ impl ChildModule {
             let user = self.settings.users.for_describing();
             // That of the calls belongs to another runtime.
             let fork_server = self.settings.fork_server.another();
-            let (mut process, mut socket, stderr) = self.settings.spawn(&fork_server, user.as_ref()).await?;
+            let (mut process, mut socket, stderr) =
+                self.settings.spawn(&fork_server, user.as_ref()).await?;
             let answer = async {
                 // A host that died already is told below.
                 Frame::empty(Kind::Describe).write(&mut socket).await.ok();
@@ -91,7 +92,10 @@ impl ChildModule {
         first: Frame,
         mut conversation: Conversation,
     ) -> Result<Outcome, Failure> {
-        let (mut process, mut socket, stderr) = self.settings.spawn(&self.settings.fork_server, user).await?;
+        let (mut process, mut socket, stderr) = self
+            .settings
+            .spawn(&self.settings.fork_server, user)
+            .await?;
         let cancellation = conversation.cancellation.clone();
         let log = conversation.log.clone();
         // A host that died already is told below.

@@ -125,8 +125,8 @@ impl ChildSettings {
     ) -> Result<(Process, UnixStream, pipe::Receiver), Failure> {
         let failed = |error: io::Error| Failure::Host(format!("cannot start a process: {error}"));
         let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
-        let (errors, errors_there) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-            .map_err(|error| failed(error.into()))?;
+        let (errors, errors_there) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
         let descriptors = vec![theirs.into(), errors_there];
         let child = fork_server.fork(descriptors).await.map_err(failed)?;
         let process = Process { child: Some(child) };
@@ -156,7 +156,6 @@ impl Process {
         let status = tokio::time::timeout(GONE_WITHIN, child.wait()).await;
         status.ok()?.ok()
     }
-
 }
 
 /// Kills a module host and what it has started.
