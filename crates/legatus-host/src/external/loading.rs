@@ -13,6 +13,7 @@ use super::description::Description;
 use super::description::{Described, Kind, Value, is_name};
 use super::discovery::{Found, SIGNATURE};
 use super::fault::Failure;
+use super::granting::given;
 use super::grants::Grants;
 #[cfg(feature = "wasm")]
 use super::manifest::Manifest;
@@ -128,6 +129,7 @@ impl Loader {
         let has = granted
             .map(|granted| wants.intersect(granted))
             .unwrap_or_default();
+        let (has, withheld) = given(has, !kind.is_native());
         let limits = manifest.map_or(Limits::DEFAULT, |manifest| manifest.limits());
         let digest = artefact.digest.clone();
         let about = About {
@@ -160,6 +162,7 @@ impl Loader {
             summary: String::new(),
             wants,
             has,
+            withheld,
             signed_by,
         };
         Ok(Entry::ready(modules.collect(), &common, &described))

@@ -96,6 +96,7 @@ impl ChildModule {
             .settings
             .spawn(&self.settings.fork_server, user)
             .await?;
+        conversation.process = process.id();
         let cancellation = conversation.cancellation.clone();
         let log = conversation.log.clone();
         // A host that died already is told below.
@@ -171,6 +172,7 @@ impl Runner for ChildModule {
                 asks: None,
                 cancellation: call.cancellation.clone(),
                 log,
+                process: None,
             };
             let first = Frame::json(Kind::Execute, &asked);
             let first = first.map_err(|error| Failure::Host(error.to_string()))?;
@@ -198,6 +200,7 @@ impl Runner for ChildModule {
                 asks: Some(sending.asks),
                 cancellation: sending.cancellation,
                 log: sending.log,
+                process: None,
             };
             let first = Frame::json(Kind::Send, &asked);
             let first = first.map_err(|error| Failure::Host(error.to_string()))?;

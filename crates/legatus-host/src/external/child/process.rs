@@ -146,6 +146,12 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// Its number, unless it was waited for.
+    pub(super) fn id(&self) -> Option<u32> {
+        let child = self.child.as_ref().filter(|child| !child.has_ended())?;
+        u32::try_from(child.id().as_raw_nonzero().get()).ok()
+    }
+
     /// How it ended, having closed its socket; it is killed if it has not ended.
     pub(super) async fn end(&mut self) -> Option<ExitStatus> {
         let child = self.child.as_mut()?;
