@@ -53,7 +53,7 @@ are_back() {
 }
 
 leaves_no_process() {
-    ! pgrep -P "$server_pid" >/dev/null
+    (($(process_tree "$server_pid" | wc -l) == 1))
 }
 
 # A shell that counts and a copy of a file, over and over, until the file `$work/enough` is there.

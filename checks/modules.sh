@@ -215,7 +215,7 @@ dies_with_its_call_and_leaves_nothing() {
     start "$LEGATUS" --allow-native tail "$host" -f /usr/lib/os-release >"$work/followed"
     await 10 "it follows" test -s "$work/followed"
     kill -KILL "$started"
-    await 20 "no module host is left" bash -c "! pgrep -P $server_pid >/dev/null"
+    await 20 "no module host is left" eval '(($(process_tree "$server_pid" | wc -l) == 1))'
     await 10 "no descriptor is left" bash -c "[[ \$(find /proc/$server_pid/fd | wc -l) -le $((descriptors + 2)) ]]"
     expect_server_alive
 }

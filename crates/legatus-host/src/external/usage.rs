@@ -53,7 +53,7 @@ impl Used {
     }
 
     /// What a process has taken so far. One that has ended has told its memory to nobody.
-    pub(crate) fn of_process(process: i32) -> Self {
+    pub(crate) fn of_process(process: u32) -> Self {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/{process}/{name}"));
         let (status, stat) = (read("status"), read("stat"));
         Self::told(&status.unwrap_or_default(), &stat.unwrap_or_default())

@@ -33,6 +33,8 @@ pub struct Newborn {
 /// When standard input is no socket of one that asks.
 pub fn serve() -> io::Result<Option<Newborn>> {
     let mut socket = take_socket()?;
+    // What tells it from its children, to people and to checks; they take names of their own.
+    rustix::thread::set_name(c"legatus-forks").ok();
     loop {
         let mut request = [0];
         let descriptors = descriptors::receive_bytes(&socket, &mut request)?;

@@ -44,7 +44,7 @@ pub(super) struct Conversation {
     pub(super) cancellation: CancellationToken,
     pub(super) log: CallLog,
     /// The module's process, which is measured when it is done.
-    pub(super) process: Option<i32>,
+    pub(super) process: Option<u32>,
 }
 
 impl Conversation {

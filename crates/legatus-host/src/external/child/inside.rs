@@ -59,6 +59,7 @@ pub fn module_host_main() -> ExitCode {
 /// error; the process leads a group of its own from here.
 fn take_descriptors(newborn: Newborn) -> io::Result<UnixStream> {
     rustix::process::setpgid(None, None)?;
+    rustix::thread::set_name(c"legatus-module")?;
     rustix::process::chdir("/")?;
     let [socket, errors] =
         <[OwnedFd; 2]>::try_from(newborn.descriptors).map_err(|_| io::ErrorKind::InvalidData)?;

@@ -153,8 +153,9 @@ pub(super) struct Process {
 
 impl Process {
     /// Its number, unless it was waited for.
-    pub(super) fn id(&self) -> Option<i32> {
-        Some(self.child.as_ref()?.id().as_raw_nonzero().get())
+    pub(super) fn id(&self) -> Option<u32> {
+        let child = self.child.as_ref().filter(|child| !child.has_ended())?;
+        u32::try_from(child.id().as_raw_nonzero().get()).ok()
     }
 
     /// Sees to it that a module that ends without a word is heard of, although others whom it left
