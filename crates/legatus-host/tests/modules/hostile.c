@@ -121,6 +121,26 @@ static int32_t execute(const legatus_host *host, const legatus_call *call)
         snprintf(line, sizeof line, "%d", (int)child);
         return tell(host, line);
     }
+    if (is(call, "escape")) {
+        /* Its child leaves the process group before the call ends. */
+        char line[64];
+        int moved[2];
+        pid_t child;
+        if (pipe(moved) < 0 || (child = fork()) < 0)
+            return 1;
+        if (child == 0) {
+            setsid();
+            close(moved[1]);
+            close(moved[0]);
+            for (;;)
+                pause();
+        }
+        close(moved[1]);
+        if (read(moved[0], line, 1) != 0)
+            return 1;
+        snprintf(line, sizeof line, "%d", (int)child);
+        tell(host, line);
+    }
     if (is(call, "leave")) {
         /* Says goodbye in no way, and leaves a child behind. */
         char line[64];

@@ -84,6 +84,22 @@ pub(crate) async fn what_does_not_end_when_cancelled_is_killed_with_all_that_it_
     is_gone(output).await;
 }
 
+pub(crate) async fn what_leaves_its_process_group_goes_with_its_control_group() {
+    let (_kit, module) = hostile("[grants]\nrun = true\n", None);
+    let mut running = start(&module, &["escape"]);
+    let process = running.channel.receive().await.unwrap().to_vec();
+    let group = |process: &str| fs::read_to_string(format!("/proc/{process}/cgroup"));
+    let of_child = group(str::from_utf8(&process).unwrap()).unwrap();
+    assert_eq!(running.outcome_without_listener().await, Outcome::SUCCESS);
+    if of_child != group("self").unwrap() {
+        return is_gone(process).await;
+    }
+    // There are no control groups here: nobody finds it but us.
+    let process = str::from_utf8(&process).unwrap().parse().unwrap();
+    let process = rustix::process::Pid::from_raw(process).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+}
+
 /// Waits until there is no such process any more.
 async fn is_gone(process: Vec<u8>) {
     let process = String::from_utf8(process).unwrap();

@@ -77,6 +77,7 @@ fn trials() -> Vec<Trial> {
         hostile_native::what_crashes_is_a_failed_call_that_tells_how,
         hostile_native::what_loops_or_recurses_or_takes_too_much_ends,
         hostile_native::what_does_not_end_when_cancelled_is_killed_with_all_that_it_started,
+        hostile_native::what_leaves_its_process_group_goes_with_its_control_group,
         hostile_native::what_was_not_granted_cannot_be_reached,
         hostile_native::what_was_granted_can_be_reached,
         hostile_native::floods_and_garbage_hurt_nobody,
