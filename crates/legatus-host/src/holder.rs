@@ -90,7 +90,7 @@ fn hold(newborn: Newborn, registry: &Registry) -> Result<(), HolderError> {
     let mut data = StdUnixStream::from(data);
     let mut control = StdUnixStream::from(control);
     let (start, memory, sessions) = receive_start(&mut control)?;
-    fork_server::replace_environment(&start.environment);
+    fork_server::set_environment(&start.environment);
     // While this is still root, if it was.
     let group = newborn.group.and_then(|folder| {
         OwnGroup::new(folder)

@@ -143,20 +143,16 @@ fn returned(result: libc::c_long) -> io::Result<i32> {
     }
 }
 
-/// Replaces the environment of this process, which has a single thread yet.
+/// Gives this process its environment: a fork server has none, and a single thread.
 #[expect(
     unsafe_code,
     clippy::disallowed_methods,
     reason = "a process of one thread has its environment to itself"
 )]
-pub(crate) fn replace_environment(variables: &[Variable]) {
-    for (name, _) in std::env::vars_os() {
-        // SAFETY: no other thread can read the environment, because there is none.
-        unsafe { std::env::remove_var(name) };
-    }
+pub(crate) fn set_environment(variables: &[Variable]) {
     for Variable { name, value } in variables {
         let (name, value) = (OsStr::from_bytes(name), OsStr::from_bytes(value));
-        // SAFETY: as above; the names are those of the server's own variables.
+        // SAFETY: no other thread can read the environment, because there is none.
         unsafe { std::env::set_var(name, value) };
     }
 }

@@ -14,7 +14,7 @@ mod inside;
 mod outside;
 
 pub(crate) use forked::Forked;
-pub(crate) use inside::replace_environment;
+pub(crate) use inside::set_environment;
 pub use inside::{Newborn, serve};
 pub(crate) use outside::{ForkServer, Program};
 

@@ -143,7 +143,7 @@ fn only_certificate_verification_and_the_child_of_a_server_vouch_for_identities(
     let expected = [
         "crates/legatus-core/src/peer.rs",
         "crates/legatus-host/src/external/child/guest.rs",
-        "crates/legatus-host/src/fork_server/inside.rs",
+        "crates/legatus-host/src/holder.rs",
         "crates/legatus-net/src/tls/identity.rs",
     ];
     assert_eq!(with(&sources(), "assert_verified"), expected);

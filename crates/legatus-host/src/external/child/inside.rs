@@ -94,7 +94,7 @@ fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
     if start.protocol != PROTOCOL {
         return Err("the module host is of another version".to_owned());
     }
-    fork_server::replace_environment(&environment(&start));
+    fork_server::set_environment(&environment(&start));
     #[cfg(feature = "wasm")]
     if start.form == Form::Component {
         return guest::run(socket, start);
