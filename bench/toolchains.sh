@@ -1,6 +1,7 @@
 #!/bin/bash
-# Installs the toolchains of the languages that modules are written in, for bench/guests, below one folder:
-#   toolchains.sh DIR    what is there already stays; prints KEY=VALUE lines for make(1) and cargo on standard output
+# Installs the toolchains of the languages that modules are written in, for bench/guests and checks, below one folder:
+#   toolchains.sh DIR [LANGUAGE...]    python, javascript, rust [default: all]; what is there already stays; prints
+#                                      KEY=VALUE lines for make(1) and cargo on standard output
 # Python and JavaScript: componentize-py from PyPI, componentize-qjs from npm. Rust: the target wasm32-wasip2, if
 # rustup has it (`rustup target add wasm32-wasip2`); else Debian's compiler for web browsers and the source of its
 # standard library, which is compiled with the first module. Nothing is installed outside of DIR.
@@ -10,17 +11,32 @@ readonly componentize_py=0.25.1 componentize_qjs=0.4.5
 readonly debian=(rustc-web libstd-rust-web-1.96 libstd-rust-web-dev rust-web-src libllvm22 wasi-libc)
 
 main() {
-  if [ $# != 1 ]; then
-    sed -n 2,6p "$0" >&2
+  if [ $# = 0 ]; then
+    sed -n 2,7p "$0" >&2
     exit 2
   fi
   mkdir -p "$1"
   dir=$(realpath "$1")
-  python >&2
-  javascript >&2
-  echo "COMPONENTIZE_PY=$dir/py/bin/componentize-py"
-  echo "COMPONENTIZE_QJS=$dir/js/node_modules/.bin/componentize-qjs"
-  rust
+  shift
+  [ $# != 0 ] || set -- python javascript rust
+  local language
+  for language in "$@"; do
+    case $language in
+    python)
+      python >&2
+      echo "COMPONENTIZE_PY=$dir/py/bin/componentize-py"
+      ;;
+    javascript)
+      javascript >&2
+      echo "COMPONENTIZE_QJS=$dir/js/node_modules/.bin/componentize-qjs"
+      ;;
+    rust) rust ;;
+    *)
+      echo "no toolchain for $language" >&2
+      exit 2
+      ;;
+    esac
+  done
 }
 
 python() {

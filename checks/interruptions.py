@@ -81,6 +81,14 @@ class Proxy:
         self.cut()
 
 
+def is_fork_server(pid):
+    """Whether a process of the server is there to be forked, and not for a call."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "legatus-forks\n"
+    except OSError:
+        return False
+
+
 class Server:
     """A server, which can be killed with all that it has started."""
 
@@ -104,7 +112,7 @@ class Server:
         children = Path(f"/proc/{self.process.pid}/task")
         for _ in range(1000):
             lists = [(task / "children").read_text() for task in children.iterdir()]
-            if not "".join(lists).split():
+            if all(map(is_fork_server, "".join(lists).split())):
                 return
             time.sleep(0.02)
         sys.exit("FAIL a child of the server does not end")

@@ -273,10 +273,10 @@ expect_server_alive() {
     same "the server's answer" alive "$said"
 }
 
-# A process and all that descend from it, one a line.
+# A process and all that descend from it, one a line; without those that are only there to be forked.
 process_tree() {
-    ps -e -o pid=,ppid= | awk -v root="$1" '
-        { parent[$1] = $2 }
+    ps -e -o pid=,ppid=,comm= | awk -v root="$1" '
+        $3 != "legatus-forks" { parent[$1] = $2 }
         END { for (p in parent) { for (q = p; q && q != root; q = parent[q]); if (q == root) print p } }'
 }
 

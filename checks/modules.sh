@@ -50,7 +50,7 @@ are_listed_with_their_state() {
     printf '\0asm nonsense' >"$here/broken.wasm"
     run call modules list
     expect_status 0
-    grep -Eq '^examples/tail +1\.0\.0 +native +server +read +ready' "$out" || fail "tail is not listed"
+    grep -Eq "^examples/tail +1\.0\.0 +native +server +read +ready +$here/tail/tail\.so " "$out" || fail "tail is not listed"
     grep -Eq '^local/broken .* broken ' "$out" || fail "the broken one is not listed"
     grep -q '^shell' "$out" || fail "the built-in ones are not listed"
     run legatus modules list
@@ -87,6 +87,12 @@ a_client_without_the_module_calls_it() {
     run legatus tail "$host" --lines 1 /usr/lib/os-release
     expect_status 0
     expect_out "$(tail -n 1 /usr/lib/os-release)"
+    # One-letter forms come from the server, too.
+    run legatus tail "$host" -n 1 /usr/lib/os-release
+    expect_status 0
+    expect_out "$(tail -n 1 /usr/lib/os-release)"
+    run legatus tail "$host" -n1 -x /usr/lib/os-release
+    expect_status 2
     run legatus --no-external-modules tail "$host" /usr/lib/os-release
     expect_status 2
 }
@@ -209,7 +215,7 @@ dies_with_its_call_and_leaves_nothing() {
     start "$LEGATUS" --allow-native tail "$host" -f /usr/lib/os-release >"$work/followed"
     await 10 "it follows" test -s "$work/followed"
     kill -KILL "$started"
-    await 20 "no module host is left" bash -c "! pgrep -P $server_pid >/dev/null"
+    await 20 "no module host is left" eval '(($(process_tree "$server_pid" | wc -l) == 1))'
     await 10 "no descriptor is left" bash -c "[[ \$(find /proc/$server_pid/fd | wc -l) -le $((descriptors + 2)) ]]"
     expect_server_alive
 }
@@ -225,6 +231,7 @@ projects_build_and_pass_their_own_test() {
         run make --quiet -C "$work/$language" test LEGATUS="$LEGATUS"
         expect_status 0
         grep -q 'world: status 0' "$out" || fail "its example was not run"
+        grep -Eq '^used     server half: memory .* of [0-9]+ MiB, processor ' "$out" || fail "it is not told what it used"
     done
     run legatus modules check "$work/c"
     expect_status 0

@@ -3,6 +3,7 @@
 Mutual TLS 1.3 and as much of HTTP/2 and gRPC as that takes, on one blocking socket: what is measured
 from call to first byte is the server and one round trip, not the start of a client."""
 
+import os
 import ssl
 import socket
 
@@ -51,7 +52,8 @@ class Connection:
     def __init__(self, server):
         context = ssl.create_default_context(cafile=server.pki / "ca.crt")
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(server.pki / "bench.crt", server.pki / "bench.key")
+        user = getattr(server, "user", "bench")
+        context.load_cert_chain(server.pki / f"{user}.crt", server.pki / f"{user}.key")
         context.set_alpn_protocols(["h2"])
         host, port = server.address.rsplit(":", 1)
         plain = socket.create_connection((host, int(port)))
@@ -59,6 +61,8 @@ class Connection:
         self.socket = context.wrap_socket(plain, server_hostname=host)
         self.buffer = b""
         self.stream = -1
+        # Names of calls are the server's, not the connection's.
+        self.name = os.urandom(6).hex()
         self.address = server.address
         more = (ROOM - DEFAULT_WINDOW).to_bytes(4, "big")
         self.socket.sendall(PREFACE + frame(SETTINGS) + frame(WINDOW_UPDATE, payload=more))
@@ -74,7 +78,7 @@ class Connection:
         fields = b"\x83\x87"
         fields += literal(":path", "/legatus.v1.Legatus/Call") + literal(":authority", self.address)
         fields += literal("content-type", "application/grpc") + literal("te", "trailers")
-        call = field(1, f"b{stream}".encode()) + field(2, module.encode())
+        call = field(1, f"{self.name}-{stream}".encode()) + field(2, module.encode())
         parts = grpc(field(1, call)) + grpc(field(2, message))
         self.socket.sendall(
             frame(HEADERS, END_HEADERS, stream, fields) + frame(DATA, 0, stream, parts)

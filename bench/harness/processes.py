@@ -49,7 +49,7 @@ def threads(pid):
 
 
 def children(pid):
-    """Direct children, zombies included."""
+    """Direct children, zombies included; without those that are only there to be forked."""
     found = []
     try:
         for task in os.listdir(PROC / str(pid) / "task"):
@@ -57,7 +57,15 @@ def children(pid):
             found += [int(child) for child in text.split()]
     except OSError:
         pass
-    return found
+    return [child for child in found if not is_fork_server(child)]
+
+
+def is_fork_server(pid):
+    """Whether a process waits to be forked (`legatus-forks`), and does nothing else."""
+    try:
+        return (PROC / str(pid) / "comm").read_text() == "legatus-forks\n"
+    except OSError:
+        return False
 
 
 def descendants(pid):

@@ -2,86 +2,143 @@
 //! them can leave and which are killed at once. Where the system has none, or does not let us, there
 //! is none, and whoever starts processes relies on their descent.
 //!
-//! A group is made below that of this process, by one who may: root, or whoever was delegated its
-//! own. It is entered and killed through descriptors, which keep working after their holder has
-//! become another user, because the kernel asks who opened them. The group itself is removed by
-//! the process that made it or by its parent, once it is empty.
+//! A group is made below that of the server, by one who may: root, or whoever was delegated its own.
+//! A holder or module host is born in it (`clone3(2)` with CLONE_INTO_CGROUP), and with it all that
+//! it starts. It is left and killed through descriptors, which keep working after their holder has
+//! become another user, because the kernel asks who opened them. The server removes it once it is
+//! empty.
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use legatus_core::ProcessGroup;
-use rustix::process::Pid;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+use rustix::fs::{Mode, OFlags};
 
-/// What the names of groups here begin with.
+/// What the names of groups here begin with; the id of the process that made one follows, and a
+/// number.
 const PREFIX: &str = "legatus.";
 
 /// Groups that could not be removed yet, at most so many: what is beyond them is removed by the
 /// next server that starts.
 const LEFT: usize = 1024;
 
-/// A group that was made here. It stays when this is dropped: see [`remove`].
+/// A group that was made here, for a process that is born in it.
 #[derive(Debug)]
 pub(crate) struct ControlGroup {
-    folder: PathBuf,
-    procs: File,
-    kill: File,
+    path: PathBuf,
+    folder: OwnedFd,
 }
 
 impl ControlGroup {
-    /// Makes a group for the processes that this one, or the process of that id, starts.
+    /// Makes a group below this process's own.
     ///
     /// # Errors
     /// When there is no cgroup v2 here, or this process may not make groups in its own.
-    pub(crate) fn new(process: Pid) -> io::Result<Self> {
-        let folder = folder(process)?;
-        match DirBuilder::new().mode(0o755).create(&folder) {
-            // Left by a process that had the same id.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                std::fs::remove_dir(&folder)?;
-                DirBuilder::new().mode(0o755).create(&folder)?;
-            }
+    pub(crate) fn new() -> io::Result<Self> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let base = base().ok_or(io::ErrorKind::Unsupported)?;
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = base.join(format!("{PREFIX}{}.{number}", std::process::id()));
+        let made = DirBuilder::new().mode(0o755).create(&path);
+        match made {
+            // Left by a process that had the same id; it is empty, or of no use.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made?,
         }
-        let open = |name: &str| File::options().write(true).open(folder.join(name));
-        match (open("cgroup.procs"), open("cgroup.kill")) {
-            (Ok(procs), Ok(kill)) => Ok(Self {
-                procs,
-                kill,
-                folder,
-            }),
-            (Err(error), _) | (_, Err(error)) => {
-                std::fs::remove_dir(&folder)?;
-                Err(error)
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(folder) => Ok(Self { path, folder }),
+            Err(error) => {
+                std::fs::remove_dir(&path)?;
+                Err(error.into())
             }
         }
     }
 
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.folder.join(name)).unwrap_or_default()
+    /// The descriptor by which processes are born in it.
+    pub(crate) fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// Kills all that is in it.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        open(&self.folder, "cgroup.kill", OFlags::WRONLY)?.write_all(b"1")
+    }
+
+    /// Removes it, now that its process has ended, and those that were left before. A group whose
+    /// processes go on is tried again later.
+    pub(crate) fn remove(self) {
+        static LEFT_OVER: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+        let mut left = LEFT_OVER.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|path| is_busy(std::fs::remove_dir(path)));
+        if is_busy(std::fs::remove_dir(&self.path)) && left.len() < LEFT {
+            left.insert(self.path);
+        }
     }
 }
 
-impl ProcessGroup for ControlGroup {
-    fn entrance(&self) -> BorrowedFd<'_> {
-        self.procs.as_fd()
+fn is_busy(removed: io::Result<()>) -> bool {
+    matches!(removed, Err(error) if error.kind() == io::ErrorKind::ResourceBusy)
+}
+
+fn open(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
+    let file = rustix::fs::openat(folder, name, flags | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(file.into())
+}
+
+/// The group that this process was born in, with all that it starts. It leaves the group before it
+/// kills what is there.
+#[derive(Debug)]
+pub(crate) struct OwnGroup {
+    folder: OwnedFd,
+    kill: File,
+    /// By which processes enter the group above.
+    above: File,
+}
+
+impl OwnGroup {
+    /// To be had while this process still has the rights of who made the group: the kernel asks
+    /// who has opened the files.
+    pub(crate) fn new(folder: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            kill: open(&folder, "cgroup.kill", OFlags::WRONLY)?,
+            above: open(&folder, "../cgroup.procs", OFlags::WRONLY)?,
+            folder,
+        })
     }
 
+    fn read(&self, name: &str) -> String {
+        let mut text = String::new();
+        // A group without that file tells nothing.
+        if let Ok(mut file) = open(&self.folder, name, OFlags::RDONLY) {
+            file.read_to_string(&mut text).ok();
+        }
+        text
+    }
+}
+
+impl ProcessGroup for OwnGroup {
     fn members(&self) -> Vec<i32> {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
         let processes = self.read("cgroup.procs");
         processes
             .lines()
             .filter_map(|line| line.parse().ok())
+            .filter(|process| *process != own)
             .collect()
     }
 
     fn kill(&self) -> io::Result<()> {
+        (&self.above).write_all(b"0")?;
         (&self.kill).write_all(b"1")
     }
 
@@ -91,34 +148,17 @@ impl ProcessGroup for ControlGroup {
             let value = text.lines().find_map(|line| line.strip_prefix(name))?;
             Some(Duration::from_micros(value.trim().parse().ok()?))
         };
-        Some((of("user_usec ")?, of("system_usec ")?))
+        let own = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+        let user = of("user_usec ")?.saturating_sub(duration(own.user_time()));
+        let system = of("system_usec ")?.saturating_sub(duration(own.system_time()));
+        Some((user, system))
     }
 }
 
-/// Kills what is in the group that a process has made.
-pub(crate) fn kill(process: Pid) {
-    if let Ok(folder) = folder(process) {
-        // There may be none.
-        std::fs::write(folder.join("cgroup.kill"), "1").ok();
-    }
-}
-
-/// Removes the group that a process has made, now that it has ended, and those that were left
-/// before. A group whose processes go on is tried again later.
-pub(crate) fn remove(process: Pid) {
-    static LEFT_OVER: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    let Ok(folder) = folder(process) else {
-        return;
-    };
-    let mut left = LEFT_OVER.lock().unwrap_or_else(PoisonError::into_inner);
-    left.retain(|folder| is_busy(std::fs::remove_dir(folder)));
-    if is_busy(std::fs::remove_dir(&folder)) && left.len() < LEFT {
-        left.insert(folder);
-    }
-}
-
-fn is_busy(removed: io::Result<()>) -> bool {
-    matches!(removed, Err(error) if error.kind() == io::ErrorKind::ResourceBusy)
+fn duration(value: TimeVal) -> Duration {
+    let seconds = u64::try_from(value.tv_sec()).unwrap_or_default();
+    let rest = u64::try_from(value.tv_usec()).unwrap_or_default();
+    Duration::from_secs(seconds) + Duration::from_micros(rest)
 }
 
 /// Removes the groups whose processes have ended since a former server was here.
@@ -126,19 +166,14 @@ pub(crate) fn sweep() {
     let entries = base().and_then(|base| std::fs::read_dir(base).ok());
     for entry in entries.into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let maker = maker.map(|rest| rest.split_once('.').map_or(rest, |(maker, _)| maker));
         let has_ended = |process: &str| !Path::new("/proc").join(process).exists();
-        if process.is_some_and(has_ended) {
-            // It fails where others are left in it.
+        if maker.is_some_and(has_ended) {
+            // It fails where processes are left in it.
             std::fs::remove_dir(entry.path()).ok();
         }
     }
-}
-
-/// The place of the group that a process makes.
-fn folder(process: Pid) -> io::Result<PathBuf> {
-    let base = base().ok_or(io::ErrorKind::Unsupported)?;
-    Ok(base.join(format!("{PREFIX}{}", process.as_raw_nonzero())))
 }
 
 /// The folder of this process's own group; it is looked for once.

@@ -9,13 +9,11 @@ use std::time::Duration;
 
 use legatus_core::{Attach, Call, Fault, Outcome, Persistence, limits};
 use prost::Message;
-use rustix::process::Pid;
 use tokio::net::UnixStream;
-use tokio::process::Child;
 use tokio::time::Instant;
 
-use crate::cgroup;
 use crate::descriptors;
+use crate::fork_server::Forked;
 use crate::frame::Frame;
 use crate::holder::GRACE;
 use crate::messages::{AttachRequest, Purpose};
@@ -97,14 +95,14 @@ async fn reach(
 #[derive(Debug)]
 pub(crate) struct Holder {
     /// Missing if another process has started it.
-    child: Option<Child>,
+    child: Option<Forked>,
     /// When it is killed if it has not ended by itself.
     pub(crate) kill_at: Option<Instant>,
 }
 
 impl Holder {
     /// Starts one; `kept` if it is to keep its call.
-    pub(crate) fn start(
+    pub(crate) async fn start(
         launcher: &Launcher,
         user: Option<&User>,
         kept: bool,
@@ -124,7 +122,7 @@ impl Holder {
             .flatten()
             .map(AsFd::as_fd)
             .collect();
-        descriptors::send_header(&control, &start, &descriptors)?;
+        descriptors::send_bytes(&control, &start, &descriptors)?;
         start.clear();
         start.extend_from_slice(&payload);
         data.set_nonblocking(true)?;
@@ -136,7 +134,9 @@ impl Holder {
             start,
             inline_bytes: launcher.inline_bytes,
         };
-        let child = launcher.spawn(user, data_there.into(), control_there.into())?;
+        let child = launcher
+            .fork(data_there.into(), control_there.into())
+            .await?;
         let holder = Self {
             child: Some(child),
             kill_at: None,
@@ -216,7 +216,7 @@ impl Holder {
             // Another process has started it, and its own server is told if it dies.
             return true;
         };
-        if tokio::time::timeout(LOOK, ended(child)).await.is_ok() {
+        if tokio::time::timeout(LOOK, child.wait()).await.is_ok() {
             return false;
         }
         self.release();
@@ -226,7 +226,7 @@ impl Holder {
     /// Lets the holder end when it wants to; it is reaped then.
     pub(crate) fn release(&mut self) {
         if let Some(mut child) = self.child.take() {
-            tokio::spawn(async move { ended(&mut child).await });
+            tokio::spawn(async move { child.wait().await });
         }
     }
 
@@ -258,7 +258,7 @@ impl Holder {
         let Some(child) = &mut self.child else {
             return format!("the process that ran the call ended {told}");
         };
-        match tokio::time::timeout(EXIT_WITHIN, ended(child)).await {
+        match tokio::time::timeout(EXIT_WITHIN, child.wait()).await {
             Ok(Ok(status)) => format!("the process that ran the call {} {told}", died(status)),
             Ok(Err(_)) => format!("the process that ran the call ended {told}"),
             Err(_) => {
@@ -270,8 +270,7 @@ impl Holder {
 
     fn kill(&mut self) {
         if let Some(child) = &mut self.child {
-            // It may have ended by itself already.
-            child.start_kill().ok();
+            child.kill();
         }
     }
 }
@@ -290,31 +289,16 @@ impl Drop for Holder {
 }
 
 /// Waits for a holder that has nothing more to do; kills it if it takes too long.
-async fn reap(mut child: Child, kill_at: Instant) {
-    let in_time = tokio::time::timeout_at(kill_at, ended(&mut child)).await;
+async fn reap(mut child: Forked, kill_at: Instant) {
+    let in_time = tokio::time::timeout_at(kill_at, child.wait()).await;
     if in_time.is_err() {
         tracing::warn!(
-            process = child.id(),
+            process = child.id().as_raw_nonzero(),
             "a holder did not end in time and was killed"
         );
-        // It may have ended by itself meanwhile.
-        child.start_kill().ok();
-        ended(&mut child).await.ok();
+        child.kill();
+        child.wait().await.ok();
     }
-}
-
-/// Waits for a holder's end, and tidies its control group up: what a holder has started does not
-/// outlive it unless it has ended by itself.
-async fn ended(child: &mut Child) -> io::Result<ExitStatus> {
-    let id = child.id().and_then(|id| i32::try_from(id).ok());
-    let status = child.wait().await?;
-    if let Some(process) = id.and_then(Pid::from_raw) {
-        if !status.success() {
-            cgroup::kill(process);
-        }
-        cgroup::remove(process);
-    }
-    Ok(status)
 }
 
 fn died(status: ExitStatus) -> String {

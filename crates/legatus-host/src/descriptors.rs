@@ -1,4 +1,5 @@
-//! Frames that carry descriptors: the first one of a call, and of each attachment to a kept one.
+//! Bytes and frames that carry descriptors: the first frame of a call, and of each attachment to a
+//! kept one, and requests for new processes.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -13,39 +14,46 @@ use tokio::net::UnixStream;
 
 use crate::frame::{self, Frame, HEADER_BYTES};
 
-/// Descriptors that one frame carries, at most.
-const MOST: usize = 2;
+/// Descriptors that come along at once, at most.
+const MOST: usize = 3;
 
-/// Writes a frame's header and sends descriptors along with it.
-pub(crate) fn send_header(
+/// Writes a few bytes, all of them, and sends descriptors along.
+pub(crate) fn send_bytes(
     socket: impl AsFd,
-    header: &[u8],
+    bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("too many descriptors for one message"));
+    }
     let sent = rustix::net::sendmsg(
         socket,
-        &[IoSlice::new(header)],
+        &[IoSlice::new(bytes)],
         &mut ancillary,
         SendFlags::NOSIGNAL,
     )?;
-    if sent == HEADER_BYTES {
+    if sent == bytes.len() {
         Ok(())
     } else {
-        Err(io::Error::other("the socket did not take a whole header"))
+        Err(io::Error::other(
+            "the socket did not take a few bytes whole",
+        ))
     }
 }
 
-/// Reads a frame's header and the descriptors that come along.
-pub(crate) fn receive_header(socket: impl AsFd) -> io::Result<([u8; HEADER_BYTES], Vec<OwnedFd>)> {
-    let mut header = [0; HEADER_BYTES];
+/// Fills `bytes`, and takes the descriptors that come along; `None` at the end of what is sent.
+pub(crate) fn receive_bytes(
+    socket: impl AsFd,
+    bytes: &mut [u8],
+) -> io::Result<Option<Vec<OwnedFd>>> {
+    let length = bytes.len();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::net::recvmsg(
         socket,
-        &mut [IoSliceMut::new(&mut header)],
+        &mut [IoSliceMut::new(bytes)],
         &mut ancillary,
         RecvFlags::CMSG_CLOEXEC,
     )?;
@@ -54,10 +62,19 @@ pub(crate) fn receive_header(socket: impl AsFd) -> io::Result<([u8; HEADER_BYTES
         _ => None,
     });
     let descriptors: Vec<OwnedFd> = rights.flatten().collect();
-    if received.bytes == HEADER_BYTES {
-        Ok((header, descriptors))
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
+    match received.bytes {
+        0 => Ok(None),
+        all if all == length => Ok(Some(descriptors)),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Reads a frame's header and the descriptors that come along.
+pub(crate) fn receive_header(socket: impl AsFd) -> io::Result<([u8; HEADER_BYTES], Vec<OwnedFd>)> {
+    let mut header = [0; HEADER_BYTES];
+    match receive_bytes(socket, &mut header)? {
+        Some(descriptors) => Ok((header, descriptors)),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
@@ -70,7 +87,7 @@ pub(crate) async fn send(
     let (header, payload) = frame.encode();
     stream
         .async_io(Interest::WRITABLE, || {
-            send_header(&*stream, &header, descriptors)
+            send_bytes(&*stream, &header, descriptors)
         })
         .await?;
     stream.write_all(&payload).await

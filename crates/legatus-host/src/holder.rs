@@ -16,14 +16,14 @@ use legatus_core::{
     Registry, limits, wire,
 };
 use prost::Message;
-use rustix::io::fcntl_dupfd_cloexec;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio_util::sync::CancellationToken;
 
-use crate::cgroup::ControlGroup;
+use crate::cgroup::OwnGroup;
 use crate::descriptors;
+use crate::fork_server::{self, Newborn};
 use crate::frame::{self, Frame, FrameError};
 use crate::messages::{self, Facts, Opening, Start};
 use crate::pump::{Link, Notices, PumpError};
@@ -46,21 +46,32 @@ enum HolderError {
         doing: &'static str,
         source: io::Error,
     },
-    #[error("this is started by a server only: standard input and output are no sockets of one")]
-    NotStartedByServer(#[source] FrameError),
+    #[error("this is started by a server only: standard input is no socket of one")]
+    NotStartedByServer(#[source] io::Error),
+    #[error("the server cannot be understood")]
+    Frame(#[source] FrameError),
     #[error("the server sent something else than a call")]
     Unintelligible,
     #[error(transparent)]
     User(#[from] UserError),
 }
 
-/// Runs one call in this process, as the server at the other end of standard input and output
-/// asks; both must be sockets of a [`Launcher`](crate::Launcher). The process must have a single
-/// thread yet. `registry` has to know the modules that the server isolates.
+/// Forks a process for each call, as the server at the other end of standard input asks, which
+/// must be a [`Launcher`](crate::Launcher); each of them returns from here when its call has ended.
+/// The process must have a single thread yet. `registry` has to know the modules that the server
+/// isolates.
 ///
 /// The exit status is 0 when the server was told an outcome. What is wrong is logged.
 pub fn holder_main(registry: &Registry) -> ExitCode {
-    match serve(registry) {
+    // A terminal that the server was started from is not ours, nor are its signals. It fails if
+    // somebody has seen to that already.
+    rustix::process::setsid().ok();
+    let held = match fork_server::serve() {
+        Ok(Some(newborn)) => hold(newborn, registry),
+        Ok(None) => Ok(()),
+        Err(error) => Err(HolderError::NotStartedByServer(error)),
+    };
+    match held {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -70,19 +81,22 @@ pub fn holder_main(registry: &Registry) -> ExitCode {
     }
 }
 
-fn serve(registry: &Registry) -> Result<(), HolderError> {
-    keep_descriptors_here();
-    let (mut data, mut control) = take_sockets().map_err(system("take the sockets over"))?;
-    // A terminal that the server was started from is not ours, nor are its signals. It fails if
-    // somebody has seen to that already.
-    rustix::process::setsid().ok();
+fn hold(newborn: Newborn, registry: &Registry) -> Result<(), HolderError> {
+    rustix::process::setsid()
+        .map_err(|error| system("leave the server's session")(error.into()))?;
     rustix::thread::set_name(c"legatus-holder").ok();
+    let [data, control] =
+        <[OwnedFd; 2]>::try_from(newborn.descriptors).map_err(|_| HolderError::Unintelligible)?;
+    let mut data = StdUnixStream::from(data);
+    let mut control = StdUnixStream::from(control);
     let (start, memory, sessions) = receive_start(&mut control)?;
-    // Only a process that may do so makes one, which root can no more once it is somebody else.
-    let group = ControlGroup::new(rustix::process::getpid());
-    if let Err(error) = &group {
-        tracing::debug!(%error, "a call has no control group");
-    }
+    fork_server::set_environment(&start.environment);
+    // While this is still root, if it was.
+    let group = newborn.group.and_then(|folder| {
+        OwnGroup::new(folder)
+            .inspect_err(|error| tracing::debug!(%error, "the control group is of no use"))
+            .ok()
+    });
     if let Some(user) = &start.user
         && let Err(error) = user.assume()
     {
@@ -101,9 +115,7 @@ fn serve(registry: &Registry) -> Result<(), HolderError> {
     let keep = keep(&mut opening, sessions, &start);
     match prepare(opening, registry) {
         Ok(mut prepared) => {
-            if let Ok(group) = group {
-                prepared.call.processes = Some(Arc::new(group));
-            }
+            prepared.call.processes = group.map(|group| Arc::new(group) as _);
             run(prepared, data, control, memory, keep)
         }
         Err(fault) => tell(&mut data, Outcome::Unavailable(fault)),
@@ -111,43 +123,8 @@ fn serve(registry: &Registry) -> Result<(), HolderError> {
     .map_err(system("run the call"))
 }
 
-/// Marks all descriptors but the standard ones as close-on-exec: whatever the server was started
-/// with is none of the programs' business that run here.
-#[expect(
-    unsafe_code,
-    reason = "no safe crate has close_range(2) with this flag"
-)]
-fn keep_descriptors_here() {
-    let flag = i32::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or_default();
-    // SAFETY: it closes nothing, it only sets a flag of descriptors. Before Linux 5.11 it fails,
-    // and strays are inherited as they always were.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, flag) };
-}
-
-/// Closes all descriptors but the standard ones, in a process that will not execute another program.
-#[expect(unsafe_code, reason = "no safe crate has close_range(2)")]
-pub(crate) fn close_descriptors() {
-    // SAFETY: this is called before anything here has opened one.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
-}
-
 fn system(doing: &'static str) -> impl Fn(io::Error) -> HolderError {
     move |source| HolderError::System { doing, source }
-}
-
-/// Moves the sockets away from standard input and output, where programs that the Commander starts
-/// could inherit them.
-fn take_sockets() -> io::Result<(StdUnixStream, StdUnixStream)> {
-    let first_free = 3;
-    let data = fcntl_dupfd_cloexec(rustix::stdio::stdin(), first_free)?;
-    let control = fcntl_dupfd_cloexec(rustix::stdio::stdout(), first_free)?;
-    let null = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    Ok((data.into(), control.into()))
 }
 
 /// Receives the first frame, and with it the shared memory and, for a call that may be kept, the
@@ -157,8 +134,8 @@ fn receive_start(
 ) -> Result<(Start, OwnedFd, Option<OwnedFd>), HolderError> {
     let received = descriptors::receive_header(&*control);
     let (header, descriptors) =
-        received.map_err(|error| HolderError::NotStartedByServer(FrameError::Read(error)))?;
-    let frame = frame::read_payload(control, header).map_err(HolderError::NotStartedByServer)?;
+        received.map_err(|error| HolderError::Frame(FrameError::Read(error)))?;
+    let frame = frame::read_payload(control, header).map_err(HolderError::Frame)?;
     let Frame::User(start) = frame else {
         return Err(HolderError::Unintelligible);
     };
@@ -170,7 +147,7 @@ fn receive_start(
 }
 
 fn receive_opening(control: &mut impl Read) -> Result<Opening, HolderError> {
-    match frame::read(control).map_err(HolderError::NotStartedByServer)? {
+    match frame::read(control).map_err(HolderError::Frame)? {
         Frame::Opening(opening) => {
             Opening::decode(opening).map_err(|_| HolderError::Unintelligible)
         }

@@ -5,15 +5,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use legatus_core::Fault;
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-use tokio::process::{Child, Command};
 
 use crate::SessionFolder;
-use crate::messages::{Account, RunAs, Start};
+use crate::fork_server::{ForkServer, Forked, Program};
+use crate::messages::{Account, RunAs, Start, Variable};
 use crate::user::{User, Users};
 
 /// Messages up to so many bytes travel through the socket, longer ones through shared memory:
@@ -45,7 +43,13 @@ pub struct Launcher {
     /// Bytes of output that a kept call may put on disk, in the folder of its user's sessions, when
     /// it waits for a client and memory holds no more.
     pub spill_bytes: u64,
+    /// The process that holders are copies of, once there is one; clones have the same.
+    pub fork_server: Forking,
 }
+
+/// The process that holders are copies of.
+#[derive(Clone, Debug, Default)]
+pub struct Forking(Arc<OnceLock<ForkServer>>);
 
 impl Launcher {
     /// Starts this program with these arguments and an empty environment, in the server's rights.
@@ -60,6 +64,7 @@ impl Launcher {
             descriptor_limit: None,
             sessions: None,
             spill_bytes: 0,
+            fork_server: Forking::default(),
         }
     }
 
@@ -113,53 +118,45 @@ impl Launcher {
         self.users.of(identity)
     }
 
-    /// Starts a holder with its ends of the two sockets as standard input and output. Nothing here
-    /// may need code between fork and exec: without it the child shares the server's memory until
-    /// it executes (`vfork`), and no page table of a big server is copied.
-    pub(crate) fn spawn(
-        &self,
-        user: Option<&User>,
-        data: OwnedFd,
-        control: OwnedFd,
-    ) -> io::Result<Child> {
-        let mut command = std::process::Command::new(&self.executable);
-        command
-            .args(&self.arguments)
-            .env_clear()
-            .stdin(Stdio::from(data))
-            .stdout(Stdio::from(control))
-            .stderr(Stdio::inherit());
-        match user {
-            None => command.envs(self.environment.iter().map(|(name, value)| (name, value))),
-            Some(user) => command
-                .envs(
-                    self.environment
-                        .iter()
-                        .filter(|(name, _)| is_for_everyone(name))
-                        .map(|(name, value)| (name, value)),
-                )
-                .env("USER", &user.name)
-                .env("LOGNAME", &user.name)
-                .env("HOME", &user.home)
-                .env("SHELL", &user.shell),
-        };
-        let child = Command::from(command).spawn()?;
-        self.limit(&child)?;
-        Ok(child)
+    /// Starts the process that holders are copies of, ahead of the first call.
+    ///
+    /// # Errors
+    /// When the program cannot be executed.
+    pub async fn prepare(&self) -> io::Result<()> {
+        self.fork_server().prepare().await
     }
 
-    /// Sets the limit of open files in a holder that still waits for its call.
-    fn limit(&self, child: &Child) -> io::Result<()> {
-        let (Some(soft), Some(pid)) = (self.descriptor_limit, child.id()) else {
-            return Ok(());
-        };
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let limit = Rlimit {
-            current: Some(soft),
-            ..getrlimit(Resource::Nofile)
-        };
-        prlimit(pid, Resource::Nofile, limit)?;
-        Ok(())
+    /// Starts a holder with its ends of the two sockets.
+    pub(crate) async fn fork(&self, data: OwnedFd, control: OwnedFd) -> io::Result<Forked> {
+        self.fork_server().fork(vec![data, control]).await
+    }
+
+    fn fork_server(&self) -> &ForkServer {
+        self.fork_server.0.get_or_init(|| {
+            ForkServer::new(Program {
+                executable: self.executable.clone(),
+                arguments: self.arguments.clone(),
+                descriptor_limit: self.descriptor_limit,
+            })
+        })
+    }
+
+    /// The variables that holders have.
+    fn variables_of(&self, user: Option<&User>) -> Vec<Variable> {
+        let own = self.environment.iter();
+        let own = own.filter(|(name, _)| user.is_none() || is_for_everyone(name));
+        let mut variables: Vec<_> = own
+            .map(|(name, value)| Variable::new(name, value))
+            .collect();
+        if let Some(user) = user {
+            variables.extend([
+                Variable::new("USER", &user.name),
+                Variable::new("LOGNAME", &user.name),
+                Variable::new("HOME", &user.home),
+                Variable::new("SHELL", &user.shell),
+            ]);
+        }
+        variables
     }
 
     /// The user id of holders.
@@ -189,6 +186,7 @@ impl Launcher {
         };
         Start {
             user: user.map(RunAs::from),
+            environment: self.variables_of(user),
             folder: home.map(OsStr::as_bytes).unwrap_or_default().to_vec(),
             has_sessions,
             server_uid: rustix::process::geteuid().as_raw(),

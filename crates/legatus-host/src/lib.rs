@@ -10,6 +10,7 @@ mod cgroup;
 mod child;
 mod descriptors;
 pub mod external;
+mod fork_server;
 mod frame;
 mod holder;
 mod isolated;
@@ -22,8 +23,9 @@ mod sessions;
 mod slab;
 mod user;
 
+pub use fork_server::{Newborn, serve as fork_on_request};
 pub use holder::holder_main;
 pub use isolated::{isolate, isolate_all};
-pub use launcher::{DEFAULT_INLINE_BYTES, Launcher};
+pub use launcher::{DEFAULT_INLINE_BYTES, Forking, Launcher};
 pub use sessions::SessionFolder;
 pub use user::{User, UserError, UserLimits, Users};

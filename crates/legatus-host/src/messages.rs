@@ -1,6 +1,7 @@
 //! What a server tells a holder at its start, and how calls travel in it.
 
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,6 +26,27 @@ pub(crate) struct Start {
     /// Bytes that a kept call may put on disk beside those that it holds in memory.
     #[prost(uint64, tag = "5")]
     pub(crate) spill_bytes: u64,
+    /// The holder's environment; it has no other variables.
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) environment: Vec<Variable>,
+}
+
+/// A variable of the environment.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct Variable {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(crate) name: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) value: Vec<u8>,
+}
+
+impl Variable {
+    pub(crate) fn new(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        Self {
+            name: name.as_ref().as_bytes().to_vec(),
+            value: value.as_ref().as_bytes().to_vec(),
+        }
+    }
 }
 
 /// A user's rights; module hosts are told them as JSON.

@@ -50,7 +50,8 @@ pub(crate) async fn run(
                 Err(fault) => return Ok(Outcome::Denied(fault)),
             };
             let opening = opening(launcher, user, module, &mut call, kept.as_ref());
-            (Some(opening), start(launcher, user, &call, kept.as_ref()))
+            let started = start(launcher, user, &call, kept.as_ref()).await;
+            (Some(opening), started)
         }
     };
     let (mut holder, sockets) = match started {
@@ -113,13 +114,14 @@ fn opening(
     opening.encode_to_vec().into()
 }
 
-fn start(
+async fn start(
     launcher: &Launcher,
     user: Option<&User>,
     call: &Call,
     kept: Option<&Persistence>,
 ) -> Result<(Holder, Sockets), Outcome> {
-    let started = Holder::start(launcher, user, kept.is_some()).map_err(|error| {
+    let started = Holder::start(launcher, user, kept.is_some()).await;
+    let started = started.map_err(|error| {
         tracing::error!(parent: call.span(), %error, "cannot start a holder");
         let fault = Fault::new("the server cannot start a process for the call")
             .with_hint("the server's log tells why; it may have too many processes or open files");

@@ -85,9 +85,8 @@ fn run(
     command_line: impl IntoIterator<Item = OsString>,
 ) -> ExitCode {
     let command_line: Vec<_> = command_line.into_iter().collect();
-    // A server starts one for each session: none of them needs to know all commands.
-    if commands::is_holder(&command_line) {
-        return commands::hold(registry);
+    if let Some(main) = commands::fork_server(&command_line) {
+        return commands::serve_forks(main, registry);
     }
     if let Some(words) = rsh::words(&command_line) {
         let context = rsh::Context {

@@ -16,6 +16,9 @@ use legatus_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
+
+use super::log::CallLog;
 
 /// Files of the user that a client half may have open at the same time.
 const OPEN_FILES: usize = 16;
@@ -47,6 +50,8 @@ pub(crate) struct Surroundings<'a> {
     next_file: u32,
     outcome: Option<PendingOutcome>,
     steering: Arc<Steering>,
+    /// Where it is noted what was denied.
+    pub(crate) log: Option<CallLog>,
 }
 
 /// Where the user's signals go.
@@ -96,6 +101,7 @@ impl<'a> Surroundings<'a> {
             next_file: 1,
             outcome: None,
             steering: Arc::default(),
+            log: None,
         }
     }
 
@@ -178,6 +184,11 @@ impl<'a> Surroundings<'a> {
     fn open_file(&mut self, name: &[u8]) -> Result<u32, String> {
         let shown = String::from_utf8_lossy(name).into_owned();
         if !self.names.iter().any(|known| known == name) {
+            if let Some(log) = &self.log {
+                let line =
+                    format!("denied: it may not open `{shown}`: it is not on the command line");
+                log.line(Level::WARN, &line);
+            }
             return Err(format!(
                 "`{shown}` may not be opened: it is not on the command line"
             ));

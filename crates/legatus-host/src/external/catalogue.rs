@@ -91,6 +91,8 @@ pub struct Listed {
     pub wants: Grants,
     /// What it has: what it asks for and is granted.
     pub has: Grants,
+    /// What it is granted and cannot be given all the same, each in words with the reason.
+    pub withheld: Vec<String>,
     /// The trusted key that has signed it.
     pub signed_by: Option<String>,
 }
@@ -202,6 +204,9 @@ impl Catalogue {
         entry.stamps.clone_from(&found.stamps);
         for listed in &entry.listed {
             let source = listed.source.display();
+            for what in &listed.withheld {
+                tracing::warn!(module = listed.qualified, "it is not given: {what}");
+            }
             match &listed.state {
                 State::Ready => {
                     tracing::info!(module = listed.qualified, %source, "a module is ready");
@@ -284,6 +289,7 @@ impl Entry {
                 .map(|manifest| manifest.grants.clone())
                 .unwrap_or_default(),
             has: Grants::default(),
+            withheld: Vec::new(),
             signed_by: None,
         };
         Self {

@@ -296,6 +296,37 @@ mod tests {
         assert_eq!(description().check(), Ok(()));
     }
 
+    fn with_short(short: &str) -> Option<Spec> {
+        let argument = wire::Argument {
+            name: "follow".into(),
+            kind: "flag".into(),
+            short: short.into(),
+            ..wire::Argument::default()
+        };
+        spec_from_wire(&wire::Spec {
+            name: "tail".into(),
+            version: "1".into(),
+            has_commander: true,
+            arguments: vec![argument],
+            ..wire::Spec::default()
+        })
+    }
+
+    #[test]
+    fn a_one_letter_form_survives_the_wire_and_what_is_none_is_left_out() {
+        let spec = with_short("f").unwrap();
+        assert_eq!(spec.arguments[0].short, Some('f'));
+        let again = wire::Spec {
+            arguments: spec.arguments.iter().map(wire::Argument::from).collect(),
+            ..wire::Spec::default()
+        };
+        assert_eq!(again.arguments[0].short, "f");
+        for none in ["", "ff", "-", " ", "\u{e9}", "\n"] {
+            let spec = with_short(none).unwrap();
+            assert_eq!(spec.arguments[0].short, None, "{none:?}");
+        }
+    }
+
     #[test]
     fn an_unknown_key_in_a_description_is_an_error() {
         let text = r#"{"name":"a","version":"1","summary":"","colour":"red"}"#;

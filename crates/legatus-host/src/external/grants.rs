@@ -3,15 +3,21 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What a module asks for, or what the operator grants it. Nothing by default.
+///
+/// What is read from a file is refused with a path that is not absolute or leads upwards, and with one
+/// that can be granted to nobody, such as `/proc`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Grants {
     /// Folders and files that may be read, absolute.
+    #[serde(deserialize_with = "grantable")]
     pub read: Vec<PathBuf>,
     /// Folders and files that may be changed as well, absolute.
+    #[serde(deserialize_with = "grantable")]
     pub write: Vec<PathBuf>,
     /// Variables of the host's environment, by name.
     pub environment: Vec<String>,
@@ -86,14 +92,6 @@ impl Grants {
         !self.read.is_empty() || !self.write.is_empty()
     }
 
-    /// The first path that is not absolute, or leads upwards.
-    pub(crate) fn unusable_path(&self) -> Option<&Path> {
-        let upwards = |path: &Path| path.components().any(|part| part == Component::ParentDir);
-        let mut all = self.read.iter().chain(&self.write);
-        all.find(|path| !path.is_absolute() || upwards(path))
-            .map(PathBuf::as_path)
-    }
-
     /// The addresses as host and port; `None` for one that is malformed.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Option<(&str, u16)>> {
         self.connect.iter().map(|text| {
@@ -112,6 +110,55 @@ impl fmt::Display for Grants {
         }
         f.write_str(&words.join(", "))
     }
+}
+
+/// What of `/proc` tells of the machine and not of processes, whose memory and secrets are there, too.
+const MACHINE: [&str; 10] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "stat",
+    "swaps",
+    "sys",
+    "uptime",
+    "version",
+    "vmstat",
+];
+
+/// Why nobody can be granted this path, if so. Only its text is looked at.
+pub(crate) fn refused(path: &Path) -> Option<&'static str> {
+    if !path.is_absolute() {
+        return Some("it is no absolute path");
+    }
+    let mut parts = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => return Some("it leads upwards"),
+            Component::Normal(name) => parts.push(name.to_str().unwrap_or_default()),
+            _ => {}
+        }
+    }
+    match *parts.as_slice() {
+        [] => Some("/proc, /sys and /dev are in it: name the folders that are meant"),
+        ["proc" | "sys" | "dev"] => Some("it is the kernel's as a whole: name what is meant in it"),
+        ["proc", name, ..] if !MACHINE.contains(&name) => {
+            Some("it tells the secrets of processes, or leads to them")
+        }
+        _ => None,
+    }
+}
+
+/// Reads paths of a file, none of which is [`refused`].
+fn grantable<'de, D: Deserializer<'de>>(paths: D) -> Result<Vec<PathBuf>, D::Error> {
+    let paths = Vec::<PathBuf>::deserialize(paths)?;
+    for path in &paths {
+        if let Some(why) = refused(path) {
+            let told = format!("`{}` cannot be granted: {why}", path.display());
+            return Err(D::Error::custom(told));
+        }
+    }
+    Ok(paths)
 }
 
 /// The paths that lie below paths of both.
@@ -154,7 +201,7 @@ mod tests {
             run: true,
             time: true,
             connect: vec!["a:1".into()],
-            ..files(&["/"], &["/srv"])
+            ..files(&["/etc"], &["/srv"])
         };
         assert_eq!(wanted.intersect(&Grants::default()), Grants::default());
         assert_eq!(wanted.missing(&Grants::default()).len(), 5);
@@ -181,9 +228,44 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_lead_upwards_are_unusable() {
-        assert!(files(&["/srv/../etc"], &[]).unusable_path().is_some());
-        assert!(files(&[], &["srv"]).unusable_path().is_some());
-        assert_eq!(files(&["/srv"], &["/"]).unusable_path(), None);
+    fn what_is_the_kernels_as_a_whole_or_leads_to_processes_is_granted_to_nobody() {
+        for path in [
+            "srv",
+            "",
+            "/srv/../etc",
+            "/",
+            "//",
+            "/.",
+            "/proc",
+            "/proc/",
+            "/proc/.",
+            "/proc/1",
+            "/proc/self",
+            "/proc/self/mem",
+            "/proc/thread-self/environ",
+            "/proc/mounts",
+            "/proc/kcore",
+            "/sys",
+            "/dev/",
+        ] {
+            assert!(refused(Path::new(path)).is_some(), "{path}");
+        }
+        for path in [
+            "/srv",
+            "/proc/sys/kernel",
+            "/proc/meminfo",
+            "/sys/devices",
+            "/process",
+        ] {
+            assert_eq!(refused(Path::new(path)), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_grants_such_a_path_is_refused_with_the_reason() {
+        let error = toml::from_str::<Grants>("read = ['/srv', '/proc']").unwrap_err();
+        let told = error.message();
+        assert!(told.contains("`/proc` cannot be granted: it is"), "{told}");
+        assert!(toml::from_str::<Grants>("write = ['/']").is_err());
     }
 }

@@ -7,12 +7,13 @@ use legatus_core::Origin;
 
 use super::artefact::Artefact;
 use super::catalogue::{CatalogueSettings, Entry, Listed, State, name_of};
-use super::child::{ChildModule, ChildSettings, Form, HostCommand};
+use super::child::{ChildModule, ChildSettings, Form};
 use super::description::Description;
 #[cfg(feature = "wasm")]
 use super::description::{Described, Kind, Value, is_name};
 use super::discovery::{Found, SIGNATURE};
 use super::fault::Failure;
+use super::granting::given;
 use super::grants::Grants;
 #[cfg(feature = "wasm")]
 use super::manifest::Manifest;
@@ -26,11 +27,14 @@ use super::signature;
 use super::store::Cache;
 #[cfg(feature = "wasm")]
 use super::wasm::{Engines, WasmModule, World};
+use crate::fork_server::{ForkServer, Program};
 
 /// Makes modules of what was found.
 pub(crate) struct Loader {
     settings: CatalogueSettings,
     cache: Arc<Cache>,
+    /// What module hosts are copies of.
+    fork_server: Arc<ForkServer>,
     #[cfg(feature = "wasm")]
     engines: Arc<Engines>,
 }
@@ -67,9 +71,15 @@ impl From<Failure> for Refusal {
 
 impl Loader {
     pub(crate) fn new(settings: CatalogueSettings, cache: Arc<Cache>) -> Self {
+        let fork_server = Arc::new(ForkServer::new(Program {
+            executable: settings.host_executable.clone(),
+            arguments: settings.host_arguments.clone(),
+            descriptor_limit: None,
+        }));
         Self {
             settings,
             cache,
+            fork_server,
             #[cfg(feature = "wasm")]
             engines: Arc::default(),
         }
@@ -119,6 +129,7 @@ impl Loader {
         let has = granted
             .map(|granted| wants.intersect(granted))
             .unwrap_or_default();
+        let (has, withheld) = given(has, !kind.is_native());
         let limits = manifest.map_or(Limits::DEFAULT, |manifest| manifest.limits());
         let digest = artefact.digest.clone();
         let about = About {
@@ -151,6 +162,7 @@ impl Loader {
             summary: String::new(),
             wants,
             has,
+            withheld,
             signed_by,
         };
         Ok(Entry::ready(modules.collect(), &common, &described))
@@ -274,10 +286,7 @@ impl Loader {
     ) -> ChildModule {
         ChildModule {
             settings: ChildSettings {
-                command: HostCommand {
-                    executable: self.settings.host_executable.clone(),
-                    arguments: self.settings.host_arguments.clone(),
-                },
+                fork_server: Arc::clone(&self.fork_server),
                 qualified: about.qualified.to_owned(),
                 form,
                 artefact,

@@ -1,10 +1,13 @@
 //! What a module says goes to the log of its host, under the call's id, and never without end.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::mpsc;
 use tracing::{Level, Span};
+
+use super::manifest::Limits;
+use super::usage::{USAGE, USAGE_PREFIX, Usage, Used, is_wanted};
 
 /// Bytes of one line, at most.
 const LINE_BYTES: usize = 4 << 10;
@@ -15,6 +18,8 @@ pub(crate) struct CallLog {
     module: Arc<str>,
     span: Span,
     left: Arc<AtomicU32>,
+    /// What the call took; nobody notes it unless somebody wants to know.
+    usage: Option<Arc<Usage>>,
     /// Where lines go instead: to the process that logs them.
     elsewhere: Option<mpsc::Sender<(Level, String)>>,
 }
@@ -25,6 +30,7 @@ impl CallLog {
             module: module.into(),
             span,
             left: Arc::new(AtomicU32::new(lines)),
+            usage: is_wanted().then(Arc::default),
             elsewhere: None,
         }
     }
@@ -64,6 +70,26 @@ impl CallLog {
         if left == 1 {
             tracing::warn!(parent: span, module, "the module logs too much: the rest is dropped");
         }
+    }
+
+    /// Notes what the call took, if anybody wants to know.
+    pub(crate) fn used(&self, measure: impl FnOnce() -> Used) {
+        if let Some(usage) = &self.usage {
+            *usage.lock().unwrap_or_else(PoisonError::into_inner) = measure();
+        }
+    }
+
+    /// Tells what the call took of its limits, if anybody wants to know.
+    pub(crate) fn tell_usage(&self, half: &str, limits: &Limits) {
+        let Some(usage) = &self.usage else {
+            return;
+        };
+        let used = *usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = limits
+            .log_lines
+            .saturating_sub(self.left.load(Ordering::Relaxed));
+        let words = used.words(lines, limits);
+        tracing::debug!(target: USAGE, parent: &self.span, "{USAGE_PREFIX}{half} half: {words}");
     }
 
     /// How many lines may still come.

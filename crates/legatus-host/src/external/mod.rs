@@ -15,6 +15,7 @@ mod discovery;
 mod errands;
 mod fault;
 mod generic;
+mod granting;
 mod grants;
 mod halves;
 mod install;
@@ -29,6 +30,7 @@ mod signature;
 mod store;
 #[cfg(test)]
 mod tests;
+mod usage;
 #[cfg(feature = "wasm")]
 mod wasm;
 
@@ -44,3 +46,4 @@ pub use listing::{LIST_MODULES, ListModules};
 pub use manifest::{Limits, MANIFEST, ModuleKind};
 pub use signature::{SignatureError, new_key, public_key, sign, verify};
 pub use store::{CacheError, SHA256_DIGITS, digest as sha256};
+pub use usage::{USAGE, USAGE_PREFIX};

@@ -75,14 +75,17 @@ impl External {
             (argument.name.to_string(), values.collect())
         });
         let span = tracing::info_span!("sender", module = self.qualified);
+        let log = CallLog::new(&self.qualified, span, self.limits.log_lines);
+        surroundings.log = Some(log.clone());
         let sending = Sending {
             arguments: given.collect(),
             asks,
             cancellation: surroundings.cancellation(),
-            log: CallLog::new(&self.qualified, span, self.limits.log_lines),
+            log: log.clone(),
         };
         let running = self.runner.send(&self.spec.name, sending);
         let (ended, ()) = tokio::join!(running, surroundings.serve(asked));
+        log.tell_usage("client", &self.limits);
         ended.map_err(|failure| failure.fault(&self.qualified))
     }
 }
@@ -153,9 +156,10 @@ impl Commander for External {
                 std::future::pending().await
             };
             let ended = tokio::select! {
-                ended = self.runner.execute(&self.spec.name, call, channel, log) => ended,
+                ended = self.runner.execute(&self.spec.name, call, channel, log.clone()) => ended,
                 never = signals => never,
             };
+            log.tell_usage("server", &self.limits);
             match (ended, received) {
                 (Err(Failure::Cancelled), Some(signal)) => Ok(Outcome::Signal(signal)),
                 (ended, _) => ended.map_err(|failure| failure.fault(&self.qualified)),

@@ -10,12 +10,8 @@ use crate::subject::{self, Running, call, call_module, launcher};
 
 /// A holder that is this shell script; its standard input is the data socket, its standard output
 /// the control socket.
-fn script(text: &str) -> Running {
-    let launcher = Launcher {
-        executable: "/bin/sh".into(),
-        ..Launcher::new(["-c", text])
-    };
-    call(launcher, &["echo"])
+pub(crate) fn script(text: &str) -> Running {
+    call(Launcher::new(["script", text]), &["echo"])
 }
 
 async fn lost(running: Running) -> String {

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use bytes::Bytes;
 use legatus_core::{Outcome, limits};
-use legatus_host::Launcher;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use crate::failures::script;
 use crate::subject::{Running, call, descriptors, launcher, until};
 
 async fn process_of(running: &mut Running) -> String {
@@ -44,11 +44,7 @@ pub(crate) async fn a_commander_that_ignores_its_cancellation_is_dropped() {
 }
 
 pub(crate) async fn a_holder_that_ignores_its_cancellation_is_killed() {
-    let launcher = Launcher {
-        executable: "/bin/sleep".into(),
-        ..Launcher::new(["1000000"])
-    };
-    let running = call(launcher, &["echo"]);
+    let running = script("exec sleep 1000000");
     running.cancellation.cancel();
     let outcome = running.outcome().await;
     let Outcome::Lost(fault) = outcome else {

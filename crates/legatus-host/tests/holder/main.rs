@@ -16,7 +16,8 @@ mod subject;
 mod users;
 
 use std::future::Future;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
 
 use legatus_core::Registry;
 use libtest_mimic::{Arguments, Trial};
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     registry.add(subject::module()).expect("it is the only one");
     match std::env::args().nth(1).as_deref() {
         Some("holder") => return legatus_host::holder_main(&registry),
+        Some("script") => return script(),
         Some("server") => return run(lifetimes::server()),
         _ => {}
     }
@@ -43,6 +45,21 @@ fn main() -> ExitCode {
     // Some trials count what this process has open.
     arguments.test_threads = Some(1);
     libtest_mimic::run(&arguments, trials()).exit_code()
+}
+
+/// Holders that are a shell script, the program's second argument: its standard input is the data
+/// socket, its standard output the control socket.
+fn script() -> ExitCode {
+    let text = std::env::args().nth(2).expect("a script");
+    let newborn = legatus_host::fork_on_request().expect("a socket");
+    let Some(newborn) = newborn else {
+        return ExitCode::SUCCESS;
+    };
+    let mut descriptors = newborn.descriptors.into_iter();
+    let mut next = || Stdio::from(descriptors.next().expect("two sockets"));
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &text]).stdin(next()).stdout(next());
+    panic!("{}", shell.exec());
 }
 
 fn trials() -> Vec<Trial> {

@@ -80,3 +80,53 @@ pub(crate) async fn what_lies_beside_a_granted_folder_is_denied_as_well() {
     let told = lines.iter().find(|line| line.contains(&denied));
     assert!(told.is_some(), "{lines:?}");
 }
+
+pub(crate) async fn a_file_is_not_given_to_webassembly_which_is_told() {
+    let mut kit = Kit::new();
+    let file = kit.outside("granted").join("file");
+    fs::write(&file, "secret").unwrap();
+    let wants = format!("[grants]\nread = ['{}']\n", file.display());
+    kit.put_with_manifest("reader", &guests::reader(0, "file"), "command", &wants);
+    let granted = Grants {
+        read: vec![file.clone()],
+        ..Grants::default()
+    };
+    kit.grant("acme/reader", granted);
+    let listed = kit.listed();
+    assert_eq!(listed.has, Grants::default());
+    let expected = format!("read {}: it is a file", file.display());
+    assert!(
+        listed.withheld.iter().any(|one| one.starts_with(&expected)),
+        "{:?}",
+        listed.withheld
+    );
+    let (got, lines) = opened(&kit).await;
+    assert_eq!(got, ACCESS);
+    let denied = format!("`read {}`", file.display());
+    assert!(lines.iter().any(|line| line.contains(&denied)), "{lines:?}");
+}
+
+pub(crate) async fn nobody_is_granted_what_leads_to_processes() {
+    let mut kit = Kit::new();
+    for refused in ["/", "/proc", "/proc/self", "/sys", "/dev"] {
+        let wants = format!("[grants]\nread = ['{refused}']\n");
+        kit.put_with_manifest("reader", &guests::reader(0, "self/mem"), "command", &wants);
+        let told = kit.broken();
+        assert!(
+            told.contains(&format!("`{refused}` cannot be granted")),
+            "{told}"
+        );
+    }
+    let link = kit.outside("granted").join("link");
+    std::os::unix::fs::symlink("/proc", &link).unwrap();
+    let wants = format!("[grants]\nread = ['{}']\n", link.display());
+    kit.put_with_manifest("reader", &guests::reader(0, "self/mem"), "command", &wants);
+    let granted = Grants {
+        read: vec![link],
+        ..Grants::default()
+    };
+    kit.grant("acme/reader", granted);
+    assert!(kit.listed().withheld[0].contains("it leads to `/proc`"));
+    let (got, _) = opened(&kit).await;
+    assert_eq!(got, ACCESS);
+}

@@ -105,6 +105,7 @@ impl Wat {
   (data (i32.const 192) "{version}")
   (data (i32.const 256) "hello from wasm\n")
   (data (i32.const 320) "/etc/passwd")
+  (data (i32.const 352) "/root/.ssh/id_ed25519")
   (func $word (param $at i32) (param $value i32) (i32.store (local.get $at) (local.get $value)))
   (func (export "cabi_realloc") (param i32 i32 i32) (param $size i32) (result i32)
     (local $place i32)

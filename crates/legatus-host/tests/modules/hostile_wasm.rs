@@ -174,3 +174,41 @@ pub(crate) async fn a_client_half_opens_no_file_that_the_user_did_not_name() {
     let ended = half.send(Arguments::new(), &caller, &local).await;
     assert_eq!(ended, Ok(Outcome::Exit(1)), "it was refused");
 }
+
+pub(crate) async fn a_client_half_from_a_server_cannot_read_the_users_key() {
+    // It tells what it was told, as its own fault.
+    let sender = r#"
+      (call $open_file (i32.const 352) (i32.const 21) (i32.const 720))
+      (if (i32.eqz (i32.load8_u (i32.const 720))) (then unreachable))
+      (i32.store8 (i32.const 640) (i32.const 1))
+      (i32.store (i32.const 644) (i32.load (i32.const 724)))
+      (i32.store (i32.const 648) (i32.load (i32.const 728)))
+      (i32.store8 (i32.const 652) (i32.const 0))
+      (i32.const 640)"#;
+    let kit = Kit::new();
+    let guest = Wat {
+        sender: Some(sender),
+        ..Wat::new("thief", HELLO)
+    };
+    kit.put("thief.wasm", guest.component());
+    let module = kit.module("thief");
+    let caller = MemoryCaller::new(Arc::clone(&module), 1000);
+    let local = MemoryLocal::new();
+    let lines = crate::useful::logged(async {
+        let half = module.sender().unwrap();
+        let ended = half.send(Arguments::new(), &caller, &local).await;
+        let told = ended.unwrap_err().to_string();
+        assert!(
+            told.contains(
+                "`/root/.ssh/id_ed25519` may not be opened: it is not on the command line"
+            ),
+            "{told}"
+        );
+    });
+    let lines = lines.await;
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("denied") && lines[0].contains("`/root/.ssh/id_ed25519`"),
+        "{lines:?}"
+    );
+}

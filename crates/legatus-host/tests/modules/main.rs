@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("module-host") {
         return legatus_host::external::module_host_main();
     }
-    // For checks and benchmarks: guests that need no toolchain, `make-guest pair|echo FILE`; and a
+    // For checks and benchmarks: guests that need no toolchain, `make-guest pair|echo|plain FILE`; and a
     // file of the SDK, `make-guest worlds FILE`.
     let mut words = std::env::args().skip_while(|word| word != "make-guest");
     if let (Some(name), Some(path)) = (words.nth(1), words.next()) {
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
             "pair" => useful::pair(),
             "worlds" => worlds::text().into(),
             "echo" => guests::Wat::new("echo-wasm", guests::ECHO).component(),
+            "plain" => guests::command("(i32.const 0)"),
             _ => return ExitCode::FAILURE,
         };
         return match std::fs::write(path, guest) {
@@ -72,6 +73,7 @@ fn trials() -> Vec<Trial> {
         hostile_wasm::what_floods_the_peer_waits_for_it,
         hostile_wasm::what_never_reads_holds_nobody,
         hostile_wasm::a_client_half_opens_no_file_that_the_user_did_not_name,
+        hostile_wasm::a_client_half_from_a_server_cannot_read_the_users_key,
         hostile_native::what_crashes_is_a_failed_call_that_tells_how,
         hostile_native::what_loops_or_recurses_or_takes_too_much_ends,
         hostile_native::what_does_not_end_when_cancelled_is_killed_with_all_that_it_started,
@@ -81,6 +83,8 @@ fn trials() -> Vec<Trial> {
         denied::a_guest_without_files_is_told_so_and_the_log_too,
         denied::what_a_library_asks_for_in_vain_is_in_the_log,
         denied::what_lies_beside_a_granted_folder_is_denied_as_well,
+        denied::a_file_is_not_given_to_webassembly_which_is_told,
+        denied::nobody_is_granted_what_leads_to_processes,
         install::what_arrives_takes_its_place_and_can_be_called,
         install::what_cannot_be_used_leaves_everything_as_it_was,
         install::what_may_not_run_is_not_installed,
@@ -102,6 +106,8 @@ fn trials() -> Vec<Trial> {
         useful::a_plain_command_writes_to_its_caller,
         useful::a_library_echoes_large_input_and_tells_faults,
         useful::an_executable_speaks_the_protocol,
+        useful::what_an_executable_says_after_its_call_has_ended_counts_for_nothing,
+        useful::a_call_tells_what_it_took_of_its_limits,
         useful::both_halves_of_a_component_talk_to_each_other,
         useful::a_client_half_is_handed_out_by_its_digest_only,
         useful::what_changes_takes_effect_and_running_calls_keep_the_old_one,

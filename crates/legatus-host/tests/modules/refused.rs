@@ -154,6 +154,15 @@ pub(crate) async fn other_versions_of_the_contract() {
     fs::write(&source, text.replace("abi == LEGATUS_ABI", "abi == 2")).unwrap();
     guests::library(&source, &kit.path("old.so"));
     assert!(kit.broken().contains("does not speak version 1"));
+    for version in [0, 2] {
+        let told = format!("\"protocol\": {version}");
+        let text = crate::useful::EXECUTABLE.replace("\"protocol\": 1", &told);
+        let kit = Kit::new();
+        kit.put_with_manifest("upper", text.as_bytes(), "executable", crate::useful::ROOM);
+        let told = kit.broken();
+        let expected = format!("version {version} of the protocol, this program speaks 1");
+        assert!(told.contains(&expected), "{told}");
+    }
 }
 
 pub(crate) async fn halves_and_exports_that_are_not_there() {

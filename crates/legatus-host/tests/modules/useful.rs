@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use legatus_core::testing::{MemoryCaller, MemoryLocal};
 use legatus_core::{Arguments, Module, Outcome, Registry};
-use legatus_host::external::{Catalogue, ClientHalves};
+use legatus_host::external::{Catalogue, ClientHalves, USAGE};
 use tracing::field::{Field, Visit};
 use tracing::instrument::WithSubscriber as _;
 use tracing::span;
@@ -52,7 +52,7 @@ pub(crate) async fn a_library_echoes_large_input_and_tells_faults() {
 }
 
 /// In as few lines as the protocol needs.
-const EXECUTABLE: &str = r#"#!/usr/bin/python3
+pub(crate) const EXECUTABLE: &str = r#"#!/usr/bin/python3
 import json, struct, sys
 source, sink = sys.stdin.buffer, sys.stdout.buffer
 def take():
@@ -76,18 +76,48 @@ elif kind == 3:
     give(36, json.dumps({"exit": 4}).encode())
 "#;
 
+/// An interpreter needs more than the usual.
+pub(crate) const ROOM: &str = "[limits]\nmemory = 256\n";
+
 pub(crate) async fn an_executable_speaks_the_protocol() {
     let kit = Kit::new();
-    kit.put_with_manifest(
-        "upper",
-        EXECUTABLE.as_bytes(),
-        "executable",
-        "[limits]\nmemory = 256\n",
-    );
+    kit.put_with_manifest("upper", EXECUTABLE.as_bytes(), "executable", ROOM);
     let (output, outcome) = call(&kit.module("upper"), &[], b"hello").await;
     assert_eq!(
         (output.as_slice(), outcome),
         (&b"HELLO"[..], Outcome::Exit(4))
+    );
+}
+
+/// An executable that goes on talking after it has told how its call ended.
+const LATE: &str = r#"
+    give(5, b"in time")
+    give(36, json.dumps({"exit": 4}).encode())
+    for _ in range(1000):
+        give(5, b"too late")
+        give(36, json.dumps({"exit": 5}).encode())
+        give(35, b"\4too late")
+"#;
+
+pub(crate) async fn what_an_executable_says_after_its_call_has_ended_counts_for_nothing() {
+    let kit = Kit::new();
+    let (before, _) = EXECUTABLE.split_once("    while True").unwrap();
+    let late = format!("{before}{}", LATE.trim_start_matches('\n'));
+    kit.put_with_manifest("upper", late.as_bytes(), "executable", ROOM);
+    let module = kit.module("upper");
+    let lines = logged(async {
+        for _ in 0..3 {
+            let (output, outcome) = call(&module, &[], b"").await;
+            assert_eq!(
+                (output.as_slice(), outcome),
+                (&b"in time"[..], Outcome::Exit(4))
+            );
+        }
+    });
+    let lines = lines.await;
+    assert!(
+        !lines.iter().any(|line| line.contains("too late")),
+        "{lines:?}"
     );
 }
 
@@ -213,17 +243,57 @@ pub(crate) async fn a_module_of_the_first_contract_still_loads() {
     );
 }
 
+pub(crate) async fn a_call_tells_what_it_took_of_its_limits() {
+    let kit = Kit::new();
+    kit.put("echo.wasm", Wat::new("wasm-echo", ECHO).component());
+    kit.put("plain.wasm", guests::command("(i32.const 0)"));
+    guests::library(&crate::hostile_native::source(), &kit.path("hostile.so"));
+    kit.put_with_manifest("upper", EXECUTABLE.as_bytes(), "executable", ROOM);
+    for (name, memory) in [
+        ("wasm-echo", "memory 0.1 of 64 MiB, processor 0."),
+        ("plain", "memory 0.0 of 64 MiB, processor 0."),
+        ("hostile", " of 64 MiB, processor 0."),
+        ("upper", " of 256 MiB, processor "),
+    ] {
+        let module = kit.module(name);
+        let lines = lines_of(true, async {
+            let (_, outcome) = call(&module, &[], b"hello").await;
+            assert!(matches!(outcome, Outcome::Exit(_)), "{outcome:?}");
+        });
+        let lines = lines.await;
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let rest = lines[0].strip_prefix("limits used: server half: memory ");
+        assert!(rest.is_some(), "{lines:?}");
+        assert!(lines[0].contains(memory), "{lines:?}");
+        assert!(lines[0].contains(" lines"), "{lines:?}");
+        // A library is measured before it ends, an executable only if it takes its time.
+        let is_known = !lines[0].contains("unknown");
+        assert!(is_known || name == "upper", "{lines:?}");
+    }
+}
+
 /// What guests log during some work: the lines that name a module.
 pub(crate) async fn logged(work: impl Future<Output = ()>) -> Vec<String> {
+    lines_of(false, work).await
+}
+
+/// What is logged during some work: what calls took of their limits, or the lines that name a module.
+async fn lines_of(usage: bool, work: impl Future<Output = ()>) -> Vec<String> {
     let lines = Arc::new(Mutex::new(Vec::new()));
-    let keeper = Keeper(Arc::clone(&lines));
+    let keeper = Keeper {
+        usage,
+        lines: Arc::clone(&lines),
+    };
     work.with_subscriber(keeper).await;
     let mut lines = lines.lock().unwrap();
     std::mem::take(&mut *lines)
 }
 
-/// Keeps the lines of guests.
-struct Keeper(Arc<Mutex<Vec<String>>>);
+/// Keeps the lines of guests, or what they took.
+struct Keeper {
+    usage: bool,
+    lines: Arc<Mutex<Vec<String>>>,
+}
 
 #[derive(Default)]
 struct Line {
@@ -256,8 +326,9 @@ impl tracing::Subscriber for Keeper {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
-        if line.of_module {
-            self.0.lock().unwrap().push(line.text);
+        let of_usage = event.metadata().target() == USAGE;
+        if of_usage == self.usage && (of_usage || line.of_module) {
+            self.lines.lock().unwrap().push(line.text);
         }
     }
 

@@ -7,9 +7,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use bytes::Bytes;
-use legatus_core::{
-    Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome, Pattern, ProcessGroup,
-};
+use legatus_core::{Call, Channel, ChannelReceiver, ChannelSender, Fault, Outcome, Pattern};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -67,7 +65,7 @@ pub(super) async fn execute(mut call: Call, channel: Channel) -> Result<Outcome,
     let others = adopt_orphans();
     let group = call.processes.take();
     let account = std::mem::take(&mut call.account);
-    let (running, notice) = match start(request, script, &mark, account, group.as_deref()) {
+    let (running, notice) = match start(request, script, &mark, account) {
         Ok(started) => started,
         Err(not_run) => return tell_not_run(not_run, on_terminal, &sink).await,
     };
@@ -116,14 +114,13 @@ fn start(
     script: Option<Content>,
     mark: &Mark,
     configured: legatus_core::Account,
-    group: Option<&dyn ProcessGroup>,
 ) -> Result<(Running, Option<String>), NotRun> {
     let accepted = configured.variables.clone();
     let account = Account::current()?.configured(configured);
     account.expect(&request.user)?;
     let (surroundings, notice) = surroundings(&request, &account, mark, accepted.as_deref())?;
     let program = Program::new(request.mode, script, &account)?;
-    match spawn(&program, &surroundings, group) {
+    match spawn(&program, &surroundings) {
         Ok(running) => Ok((running, notice)),
         Err(error) => Err(program.not_run(&error)),
     }

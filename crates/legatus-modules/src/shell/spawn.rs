@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use legatus_core::ProcessGroup;
 use rustix::io::FdFlags;
 use rustix::pipe::PipeFlags;
 use rustix::pty::OpenptFlags;
@@ -51,15 +50,10 @@ pub(super) struct OpenTerminal {
     theirs: OwnedFd,
 }
 
-/// Starts a program, in a group if there is one.
-pub(super) fn spawn(
-    program: &Program,
-    surroundings: &Surroundings,
-    group: Option<&dyn ProcessGroup>,
-) -> io::Result<Running> {
+/// Starts a program.
+pub(super) fn spawn(program: &Program, surroundings: &Surroundings) -> io::Result<Running> {
     let first = First {
         inherited: program.inherited.as_ref().map(AsRawFd::as_raw_fd),
-        entrance: group.map(|group| group.entrance().as_raw_fd()),
         on_terminal: surroundings.terminal.is_some(),
     };
     let command = command(program, surroundings, first);
@@ -141,8 +135,6 @@ fn command(program: &Program, surroundings: &Surroundings, first: First) -> Comm
 struct First {
     /// A descriptor that the program inherits.
     inherited: Option<RawFd>,
-    /// Where it enters its group of processes.
-    entrance: Option<RawFd>,
     on_terminal: bool,
 }
 
@@ -155,10 +147,6 @@ fn prepare_child(command: &mut Command, first: First) {
 
 /// Runs in the new process. It must be async-signal-safe: no allocation, no lock.
 fn become_program(first: First) -> io::Result<()> {
-    // Before anything that it starts could be outside. A group that has gone is none.
-    if let Some(entrance) = first.entrance {
-        rustix::io::write(borrow(entrance), b"0").ok();
-    }
     // A server started by `nohup` or in the background of a script ignores signals, and so would
     // the program: Ctrl-C could not interrupt it.
     for signal in 1..32 {
@@ -190,8 +178,8 @@ fn restore_signal(signal: i32) {
     reason = "an owned descriptor cannot be moved into the child"
 )]
 fn borrow(descriptor: RawFd) -> std::os::fd::BorrowedFd<'static> {
-    // SAFETY: the `Program` or the group that owns the descriptor outlives the fork, and the new
-    // process has a copy of it.
+    // SAFETY: the `Program` that owns the descriptor outlives the fork, and the new process has a
+    // copy of it.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) }
 }
 

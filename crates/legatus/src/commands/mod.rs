@@ -67,15 +67,22 @@ pub(crate) struct Context<'a> {
     pub(crate) catalogue: Option<&'a Catalogue>,
 }
 
-/// Whether a command line is that by which servers start holders.
-pub(crate) fn is_holder(command_line: &[OsString]) -> bool {
-    matches!(command_line, [_program, word] if word == "holder")
+/// What this process is, if its command line is that by which servers start fork servers: nothing
+/// else of the program is built up there, because each of their processes would have it.
+pub(crate) fn fork_server(command_line: &[OsString]) -> Option<fn(&Registry) -> ExitCode> {
+    match command_line {
+        [_program, word] if word == "holder" => Some(legatus_host::holder_main),
+        [_program, word] if word == "module-host" => {
+            Some(|_registry| legatus_host::external::module_host_main())
+        }
+        _ => None,
+    }
 }
 
-/// Holds a session or a command for the server that has started this process.
-pub(crate) fn hold(registry: &Registry) -> ExitCode {
+/// Holds sessions and commands, or runs modules, for the process that has started this one.
+pub(crate) fn serve_forks(main: fn(&Registry) -> ExitCode, registry: &Registry) -> ExitCode {
     match crate::logging::init("warn", crate::logging::Format::Text) {
-        Ok(()) => legatus_host::holder_main(registry),
+        Ok(()) => main(registry),
         Err(error) => crate::verdict::tell_error(&error, false),
     }
 }
@@ -116,11 +123,13 @@ pub(crate) fn run(
             Fixed::Help(arguments) => help::run(&arguments, &context),
             Fixed::Completions(arguments) => completions::run(&arguments, &context),
             Fixed::Man(arguments) => man::run(&arguments, &context),
-            Fixed::Holder(holder::Arguments {}) => Ok(hold(registry)),
-            Fixed::ModuleHost(holder::Arguments {}) => {
-                crate::logging::init("warn", crate::logging::Format::Text)?;
-                Ok(legatus_host::external::module_host_main())
+            Fixed::Holder(holder::Arguments {}) => {
+                Ok(serve_forks(legatus_host::holder_main, registry))
             }
+            Fixed::ModuleHost(holder::Arguments {}) => Ok(serve_forks(
+                |_| legatus_host::external::module_host_main(),
+                registry,
+            )),
         },
     }
 }

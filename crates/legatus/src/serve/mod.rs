@@ -56,7 +56,7 @@ pub(crate) fn run(
     )?);
     let policy = load_policy(&settings)?;
     let audit = Audit::open(&settings.state_dir).context("no audit, no calls")?;
-    let mut builtin = legatus_host::isolate_all(registry, launcher)?;
+    let mut builtin = legatus_host::isolate_all(registry, launcher.clone())?;
     if let Some(catalogue) = &catalogue {
         builtin.add(ClientHalves::new(Arc::clone(catalogue)))?;
         builtin.add(ListModules::new(Arc::clone(catalogue)))?;
@@ -72,6 +72,8 @@ pub(crate) fn run(
         .enable_all()
         .build()?;
     let _inside = runtime.enter();
+    let prepared = runtime.block_on(launcher.prepare());
+    prepared.context("cannot start the process that runs calls")?;
     let listeners = handover::listeners(&settings.listen)?;
     let handover = handover::Handover::new(&listeners)?;
     let server = Server::new(ServerOptions {

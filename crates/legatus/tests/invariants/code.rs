@@ -13,7 +13,7 @@ const UNSAFE: [&str; 15] = [
     "crates/legatus-host/src/external/child/functions.rs",
     "crates/legatus-host/src/external/child/native.rs",
     "crates/legatus-host/src/external/wasm/engine.rs",
-    "crates/legatus-host/src/holder.rs",
+    "crates/legatus-host/src/fork_server/inside.rs",
     "crates/legatus-host/src/slab.rs",
     "crates/legatus-modules/src/shell/spawn.rs",
     "crates/legatus-modules/src/transfer_file/staged.rs",

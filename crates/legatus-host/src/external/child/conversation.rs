@@ -13,6 +13,7 @@ use tracing::Level;
 use super::protocol::{Done, Frame, FrameError, Kind, Told};
 use crate::external::asks::{Ask, ask};
 use crate::external::log::CallLog;
+use crate::external::usage::Used;
 
 /// Messages that a module may ask for ahead.
 const AHEAD: usize = 1024;
@@ -42,6 +43,8 @@ pub(super) struct Conversation {
     pub(super) asks: Option<mpsc::Sender<Ask>>,
     pub(super) cancellation: CancellationToken,
     pub(super) log: CallLog,
+    /// The module's process, which is measured when it is done.
+    pub(super) process: Option<u32>,
 }
 
 impl Conversation {
@@ -89,6 +92,8 @@ impl Conversation {
                 Kind::Log => self.note(&frame.payload),
                 Kind::Done => {
                     let done: Result<Done, _> = frame.parse();
+                    let measure = || self.process.map(Used::of_process).unwrap_or_default();
+                    self.log.used(measure);
                     self.sender = None;
                     return done.map_err(|error| Ended::Misbehaved(format!("its end: {error}")));
                 }

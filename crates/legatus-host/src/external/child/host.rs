@@ -42,10 +42,13 @@ impl ChildModule {
         let log = CallLog::new("(describing)", tracing::Span::none(), 20);
         let describing = async {
             let user = self.settings.users.for_describing();
-            let (mut process, mut socket, stderr) = self.settings.spawn(user.as_ref()).await?;
+            // That of the calls belongs to another runtime.
+            let fork_server = self.settings.fork_server.another();
+            let (mut process, mut socket, stderr) =
+                self.settings.spawn(&fork_server, user.as_ref()).await?;
             let answer = async {
-                let asked = Frame::empty(Kind::Describe).write(&mut socket).await;
-                asked.map_err(FrameError::from)?;
+                // A host that died already is told below.
+                Frame::empty(Kind::Describe).write(&mut socket).await.ok();
                 loop {
                     let frame = Frame::read(&mut socket).await?;
                     if frame.kind != Kind::Log {
@@ -89,7 +92,11 @@ impl ChildModule {
         first: Frame,
         mut conversation: Conversation,
     ) -> Result<Outcome, Failure> {
-        let (mut process, mut socket, stderr) = self.settings.spawn(user).await?;
+        let (mut process, mut socket, stderr) = self
+            .settings
+            .spawn(&self.settings.fork_server, user)
+            .await?;
+        conversation.process = process.id();
         let cancellation = conversation.cancellation.clone();
         let log = conversation.log.clone();
         // A host that died already is told below.
@@ -165,6 +172,7 @@ impl Runner for ChildModule {
                 asks: None,
                 cancellation: call.cancellation.clone(),
                 log,
+                process: None,
             };
             let first = Frame::json(Kind::Execute, &asked);
             let first = first.map_err(|error| Failure::Host(error.to_string()))?;
@@ -192,6 +200,7 @@ impl Runner for ChildModule {
                 asks: Some(sending.asks),
                 cancellation: sending.cancellation,
                 log: sending.log,
+                process: None,
             };
             let first = Frame::json(Kind::Send, &asked);
             let first = first.map_err(|error| Failure::Host(error.to_string()))?;

@@ -2,25 +2,36 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 #[cfg(feature = "wasm")]
 use super::guest;
 use super::native;
 use super::process::{Form, Start};
 use super::protocol::{Done, Frame, Kind, PROTOCOL};
-use crate::holder::close_descriptors;
+use crate::fork_server::{self, Newborn};
+use crate::messages::Variable;
 
-/// Becomes the module that the program at the other end of standard input asks for. The process must
-/// have a single thread yet. What is wrong is told to the other end, or logged.
+/// Where programs are looked for by a module host.
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Forks a process for each module that the program at the other end of standard input asks for;
+/// each of them becomes it. The process must have a single thread yet. What is wrong is told to the
+/// other end, or logged.
 pub fn module_host_main() -> ExitCode {
-    close_descriptors();
-    let mut socket = match take_socket() {
+    // Nor is the terminal ours. It fails if somebody has seen to that already.
+    rustix::process::setsid().ok();
+    let socket = match fork_server::serve() {
+        Ok(Some(newborn)) => take_descriptors(newborn),
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => Err(error),
+    };
+    let mut socket = match socket {
         Ok(socket) => socket,
         Err(error) => {
             tracing::error!(%error, "this is started by Legatus only: standard input is no socket");
@@ -37,16 +48,41 @@ pub fn module_host_main() -> ExitCode {
     };
     let told = serde_json::to_vec(&done).map_err(io::Error::other);
     let told = told.and_then(|done| Frame::write_blocking(&mut socket, Kind::Done, &done));
-    match told {
-        Ok(()) => ExitCode::SUCCESS,
+    // What was not read yet would be an error at the other end, instead of the fault.
+    match told.and_then(|()| io::copy(&mut socket, &mut io::sink())) {
+        Ok(_) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn take_socket() -> io::Result<UnixStream> {
-    let stdin = rustix::stdio::stdin();
-    rustix::net::getsockname(stdin)?;
-    Ok(fcntl_dupfd_cloexec(stdin, 3)?.into())
+/// Takes the socket of the call, which becomes standard input and output as well, and standard
+/// error; the process leads a group of its own from here.
+fn take_descriptors(newborn: Newborn) -> io::Result<UnixStream> {
+    rustix::process::setpgid(None, None)?;
+    rustix::thread::set_name(c"legatus-module")?;
+    rustix::process::chdir("/")?;
+    let [socket, errors] =
+        <[OwnedFd; 2]>::try_from(newborn.descriptors).map_err(|_| io::ErrorKind::InvalidData)?;
+    rustix::stdio::dup2_stdin(&socket)?;
+    rustix::stdio::dup2_stdout(&socket)?;
+    rustix::stdio::dup2_stderr(&errors)?;
+    Ok(socket.into())
+}
+
+/// The environment of a module host, with what is granted to its module.
+fn environment(start: &Start) -> Vec<Variable> {
+    let protocol = PROTOCOL.to_string();
+    let own = [
+        ("PATH", SEARCH_PATH),
+        ("LANG", "C.UTF-8"),
+        ("LEGATUS_MODULE_PROTOCOL", &protocol),
+    ];
+    let own = own.map(|(name, value)| Variable::new(name, value));
+    let granted = start.environment.iter();
+    let granted = granted.map(|(name, value)| Variable::new(name, value));
+    let folder = start.rules.folder.as_ref();
+    let folder = folder.map(|folder| Variable::new("LEGATUS_MODULE_DIR", folder));
+    own.into_iter().chain(granted).chain(folder).collect()
 }
 
 fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
@@ -58,6 +94,7 @@ fn become_module(socket: &mut UnixStream) -> Result<ExitCode, String> {
     if start.protocol != PROTOCOL {
         return Err("the module host is of another version".to_owned());
     }
+    fork_server::set_environment(&environment(&start));
     #[cfg(feature = "wasm")]
     if start.form == Form::Component {
         return guest::run(socket, start);

@@ -17,4 +17,4 @@ mod sandbox;
 
 pub(crate) use host::ChildModule;
 pub use inside::module_host_main;
-pub(crate) use process::{ChildSettings, Form, HostCommand};
+pub(crate) use process::{ChildSettings, Form};

@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "foreign code is called")]
 
 use std::ffi::{CStr, CString, c_char};
+use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
@@ -56,7 +57,13 @@ pub(super) fn run(socket: &mut UnixStream, path: &str) -> Result<ExitCode, Strin
     };
     let answer = answer.map_err(unintelligible)?;
     Frame::write_blocking(socket, kind, &answer).map_err(|error| error.to_string())?;
+    wait_for_end(socket);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the host has taken the answer: until then it may look at this process.
+fn wait_for_end(socket: &mut UnixStream) {
+    while let Ok(1..) = socket.read(&mut [0; 64]) {}
 }
 
 /// The modules of a library. It stays loaded until the process ends: unloading is not safe.

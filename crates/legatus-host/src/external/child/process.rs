@@ -1,40 +1,30 @@
 //! Starts module hosts, and ends them whatever happens.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::net::unix::pipe;
 
 use super::super::fault::Failure;
 use super::super::grants::Grants;
 use super::super::manifest::Limits;
 use super::protocol::{Frame, Kind, PROTOCOL};
 use super::sandbox::Rules;
+use crate::fork_server::{ForkServer, Forked};
 use crate::messages::RunAs;
 use crate::user::{User, Users};
 
 /// How long a module host that was killed may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
-
-/// Where programs are looked for by a module host.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// How a module host is started: this program, with its hidden subcommand.
-#[derive(Clone, Debug)]
-pub(crate) struct HostCommand {
-    pub(crate) executable: PathBuf,
-    pub(crate) arguments: Vec<OsString>,
-}
 
 /// What an artefact is to a module host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +53,7 @@ impl Form {
 /// What a module host is to run, and as whom.
 #[derive(Clone, Debug)]
 pub(crate) struct ChildSettings {
-    pub(crate) command: HostCommand,
+    pub(crate) fork_server: Arc<ForkServer>,
     /// The module's `VENDOR/NAME`.
     pub(crate) qualified: String,
     pub(crate) form: Form,
@@ -130,84 +120,67 @@ impl ChildSettings {
     /// Starts a module host that becomes this user; its socket, and its standard error.
     pub(super) async fn spawn(
         &self,
+        fork_server: &ForkServer,
         user: Option<&User>,
-    ) -> Result<(Process, UnixStream, ChildStderr), Failure> {
+    ) -> Result<(Process, UnixStream, pipe::Receiver), Failure> {
         let failed = |error: io::Error| Failure::Host(format!("cannot start a process: {error}"));
         let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
-        let input = OwnedFd::from(theirs);
-        let output = input.try_clone().map_err(failed)?;
-        let mut command = std::process::Command::new(&self.command.executable);
-        command
-            .args(&self.command.arguments)
-            .env_clear()
-            .env("PATH", SEARCH_PATH)
-            .env("LANG", "C.UTF-8")
-            .env("LEGATUS_MODULE_PROTOCOL", PROTOCOL.to_string())
-            .current_dir("/")
-            .process_group(0)
-            .stdin(Stdio::from(input))
-            .stdout(Stdio::from(output))
-            .stderr(Stdio::piped());
-        command.envs(self.environment());
-        if let Some(folder) = &self.folder {
-            command.env("LEGATUS_MODULE_DIR", folder);
-        }
-        let mut child = Command::from(command).spawn().map_err(failed)?;
-        let stderr = child.stderr.take();
-        let process = Process::new(child);
+        let (errors, errors_there) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        let descriptors = vec![theirs.into(), errors_there];
+        let child = fork_server.fork(descriptors).await.map_err(failed)?;
+        let process = Process { child: Some(child) };
         ours.set_nonblocking(true).map_err(failed)?;
         let mut socket = UnixStream::from_std(ours).map_err(failed)?;
         let start = Frame::json(Kind::Start, &self.start(user)).map_err(failed)?;
         start.write(&mut socket).await.map_err(failed)?;
-        let stderr = stderr.ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
-        Ok((process, socket, stderr))
+        let errors = pipe::Receiver::from_owned_fd(errors).map_err(failed)?;
+        Ok((process, socket, errors))
     }
 }
 
 /// A running module host with all that it has started. Dropping this kills them.
 #[derive(Debug)]
 pub(super) struct Process {
-    child: Option<Child>,
-    group: Option<Pid>,
+    child: Option<Forked>,
 }
 
 impl Process {
-    fn new(child: Child) -> Self {
-        let id = child.id().and_then(|id| i32::try_from(id).ok());
-        Self {
-            group: id.and_then(Pid::from_raw),
-            child: Some(child),
-        }
+    /// Its number, unless it was waited for.
+    pub(super) fn id(&self) -> Option<u32> {
+        let child = self.child.as_ref().filter(|child| !child.has_ended())?;
+        u32::try_from(child.id().as_raw_nonzero().get()).ok()
     }
 
     /// How it ended, having closed its socket; it is killed if it has not ended.
     pub(super) async fn end(&mut self) -> Option<ExitStatus> {
         let child = self.child.as_mut()?;
         if let Ok(status) = tokio::time::timeout(Duration::from_millis(200), child.wait()).await {
-            self.group = None;
             return status.ok();
         }
-        self.kill();
-        let child = self.child.as_mut()?;
+        kill(child);
         let status = tokio::time::timeout(GONE_WITHIN, child.wait()).await;
         status.ok()?.ok()
     }
+}
 
-    /// Kills the whole group. Its leader was not waited for yet, so that nobody else has its id.
-    fn kill(&mut self) {
-        if let Some(group) = self.group.take() {
-            // They may be gone already.
-            kill_process_group(group, Signal::KILL).ok();
-        }
+/// Kills a module host and what it has started.
+fn kill(child: &Forked) {
+    if child.has_ended() {
+        return;
     }
+    // It was not waited for yet, so that nobody else has its id. It may be about to make its group;
+    // then it has started nothing yet.
+    kill_process_group(child.id(), Signal::KILL).ok();
+    child.kill();
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.kill();
         let Some(mut child) = self.child.take() else {
             return;
         };
+        kill(&child);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 // It was killed, so that it will end.

@@ -227,8 +227,8 @@ impl WasmModule {
             talk,
             log: log.clone(),
             out_of_time: false,
+            ticks: 0,
             folders: Folders::default(),
-            has_root: surroundings::has_root(grants),
             may_connect: !grants.connect.is_empty(),
             denied: Arc::clone(&self.denied),
             denied_told: BTreeSet::new(),
@@ -261,7 +261,9 @@ impl WasmModule {
                 .call_execute(&mut store, module, &told_call(call))
                 .await
         };
-        match told.await {
+        let told = told.await;
+        log.used(|| store.data().used());
+        match told {
             Ok(Ok(status)) => Ok(Outcome::Exit(status)),
             Ok(Err(fault)) => Err(Failure::Told {
                 message: fault.message,
@@ -300,7 +302,9 @@ impl WasmModule {
             let command = component.instantiate_async(&mut store).await?;
             command.wasi_cli_run().call_run(&mut store).await
         };
-        let outcome = match told.await {
+        let told = told.await;
+        log.used(|| store.data().used());
+        let outcome = match told {
             Ok(Ok(())) => Ok(Outcome::SUCCESS),
             Ok(Err(())) => Ok(Outcome::Exit(1)),
             Err(error) => match error.downcast_ref::<I32Exit>() {
@@ -339,7 +343,9 @@ impl WasmModule {
             let guest = indices.load(&mut store, &instance)?;
             guest.call_send(&mut store, module, &given).await
         };
-        match told.await {
+        let told = told.await;
+        sending.log.used(|| store.data().used());
+        match told {
             Ok(Ok(outcome)) => Ok(outcome.into()),
             Ok(Err(fault)) => Err(Failure::Told {
                 message: fault.message,

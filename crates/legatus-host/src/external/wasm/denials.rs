@@ -173,7 +173,7 @@ impl State {
             Err(error) => error.downcast()?,
         };
         let base = self.folders.name(folder);
-        let in_nothing = base == Some(ROOT) && !self.has_root;
+        let in_nothing = base == Some(ROOT);
         let denied = matches!(code, ErrorCode::Access | ErrorCode::NotPermitted)
             || (in_nothing && matches!(code, ErrorCode::NoEntry | ErrorCode::ReadOnly));
         if !denied {

@@ -15,7 +15,7 @@ use crate::external::manifest::Limits;
 
 /// How often a running guest is looked at. A guest that never ends lets other calls run as often;
 /// its processor time is counted in these.
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// Bytes of a guest's stack: what wasmtime takes by default.
 const STACK: usize = 512 << 10;
@@ -143,8 +143,10 @@ impl Engine {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |mut store| {
             left -= 1;
+            let state = store.data_mut();
+            state.ticks = state.ticks.saturating_add(1);
             if left == 0 {
-                store.data_mut().out_of_time = true;
+                state.out_of_time = true;
                 return Ok(UpdateDeadline::Interrupt);
             }
             Ok(UpdateDeadline::Yield(1))

@@ -132,11 +132,7 @@ impl local::Host for State {
     }
 
     async fn open_file(&mut self, name: Vec<u8>) -> wasmtime::Result<Result<u32, String>> {
-        let opened = self.ask(|to| Ask::OpenFile(name.into(), to)).await?;
-        if let Err(refusal) = &opened {
-            self.log.line(tracing::Level::WARN, refusal);
-        }
-        Ok(opened)
+        self.ask(|to| Ask::OpenFile(name.into(), to)).await
     }
 
     async fn read_file(&mut self, file: u32) -> wasmtime::Result<Result<Option<Vec<u8>>, String>> {

@@ -12,8 +12,10 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::denials::Folders;
+use super::engine::TICK;
 use crate::external::asks::Ask;
 use crate::external::log::CallLog;
+use crate::external::usage::Used;
 
 /// Tables of a guest, in entries: what large interpreters need, many times over.
 const TABLE_ENTRIES: usize = 1 << 20;
@@ -26,10 +28,10 @@ pub(super) struct State {
     pub(super) talk: Talk,
     pub(super) log: CallLog,
     pub(super) out_of_time: bool,
+    /// How often it was seen computing.
+    pub(super) ticks: u32,
     /// The folders that it was given.
     pub(super) folders: Folders,
-    /// Whether `/` is one of those that it was granted.
-    pub(super) has_root: bool,
     /// Whether it may connect to anything.
     pub(super) may_connect: bool,
     /// What its manifest asks for and it does not have, in words.
@@ -50,6 +52,16 @@ pub(super) struct Talk {
     pub(super) cancellation: CancellationToken,
     /// Where a client half asks; `None` for a server half.
     pub(super) asks: Option<mpsc::Sender<Ask>>,
+}
+
+impl State {
+    /// What the guest has taken so far.
+    pub(super) fn used(&self) -> Used {
+        Used {
+            memory: u64::try_from(self.ceiling.used()).ok(),
+            cpu: Some(TICK * self.ticks),
+        }
+    }
 }
 
 impl WasiView for State {

@@ -13,6 +13,7 @@ use wasmtime_wasi::{FsPerms, HostWallClock, WasiCtxBuilder};
 
 use super::denials::ROOT;
 use crate::external::fault::Failure;
+use crate::external::granting::withheld;
 use crate::external::grants::Grants;
 use crate::external::log::{CallLog, Lines};
 
@@ -30,6 +31,11 @@ pub(super) async fn context(
     let writable = grants.write.iter().map(|path| (path, FsPerms::ReadWrite));
     for (path, permissions) in files.chain(writable) {
         let guest = path.to_string_lossy();
+        if let Some(why) = withheld(path, true) {
+            let line = format!("denied: `{}` is not given: {why}", path.display());
+            log.line(Level::WARN, &line);
+            continue;
+        }
         // What does not exist cannot be reached either way.
         if let Err(error) = builder.preopened_dir(path, guest, permissions) {
             log.line(
@@ -38,7 +44,7 @@ pub(super) async fn context(
             );
         }
     }
-    if let Some(nothing) = nothing.filter(|_| !has_root(grants)) {
+    if let Some(nothing) = nothing {
         // Without it the guest finds nothing either.
         builder.preopened_dir(nothing, ROOT, FsPerms::ReadOnly).ok();
     }
@@ -56,12 +62,6 @@ pub(super) async fn context(
     }
     network(&mut builder, grants, log).await?;
     Ok(builder)
-}
-
-/// Whether all files are granted.
-pub(super) fn has_root(grants: &Grants) -> bool {
-    let mut all = grants.read.iter().chain(&grants.write);
-    all.any(|path| path == Path::new(ROOT))
 }
 
 /// Lets connections go to the granted addresses, and to no other.

@@ -176,7 +176,7 @@ async fn a_login_shell_that_does_not_exist_is_told() {
         environment: Vec::new(),
         terminal: None,
     };
-    let error = spawn(&program, &surroundings, None).unwrap_err();
+    let error = spawn(&program, &surroundings).unwrap_err();
     let NotRun::Failed(fault) = program.not_run(&error) else {
         panic!("not failed");
     };

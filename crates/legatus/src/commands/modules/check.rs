@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result, bail};
 use legatus_core::{Fault, Registry};
 use legatus_host::Users;
-use legatus_host::external::{Catalogue, Listed, State};
+use legatus_host::external::{Catalogue, Listed, State, USAGE, USAGE_PREFIX};
 
 use super::list::external;
 use crate::commands::Context;
@@ -157,6 +157,8 @@ fn examples(alone: &Alone, catalogue: &Catalogue) -> Result<ExitCode> {
             };
             let ran = alone
                 .program()
+                .arg("--log-level")
+                .arg(format!("{USAGE}=debug,warn"))
                 .args(&words)
                 .stdin(Stdio::null())
                 .output()
@@ -167,10 +169,14 @@ fn examples(alone: &Alone, catalogue: &Catalogue) -> Result<ExitCode> {
                 .map_or_else(|| "no status".to_owned(), |code| format!("status {code}"));
             let line = format!("ran      {}: {ended}\n", example.command);
             console::print(line.as_bytes())?;
+            let told = String::from_utf8_lossy(&ran.stderr);
+            for used in told.lines().filter_map(used) {
+                console::print(format!("used     {used}\n").as_bytes())?;
+            }
             if !ran.status.success() {
                 failed += 1;
-                let told = String::from_utf8_lossy(&ran.stderr);
-                console::complain(&told);
+                let told = told.lines().filter(|line| used(line).is_none());
+                console::complain(&told.collect::<Vec<_>>().join("\n"));
             }
         }
     }
@@ -179,6 +185,12 @@ fn examples(alone: &Alone, catalogue: &Catalogue) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What a line of the log tells of the limits that a half has used.
+fn used(line: &str) -> Option<&str> {
+    let (before, used) = line.split_once(USAGE_PREFIX)?;
+    before.contains(USAGE).then_some(used)
 }
 
 /// The words of an example, with the host `local` and the module's exact name.

@@ -123,6 +123,9 @@ pub(super) fn external(listed: &Listed) -> String {
     for missing in listed.wants.missing(&listed.has) {
         add("", &format!("not granted: {missing}"));
     }
+    for withheld in &listed.withheld {
+        add("", &format!("not given: {withheld}"));
+    }
     if !listed.wants.missing(&listed.has).is_empty() {
         let table = format!("[modules.grants.\"{}\"]", listed.qualified);
         add("hint", &format!("the configuration grants it, in {table}"));
@@ -281,8 +284,8 @@ fn json_lines(rows: &[Row]) -> serde_json::Result<String> {
     Ok(lines?.iter().map(|line| format!("{line}\n")).collect())
 }
 
-const COLUMNS: [&str; 7] = [
-    "NAME", "VERSION", "KIND", "HALVES", "EFFECTS", "STATE", "SUMMARY",
+const COLUMNS: [&str; 8] = [
+    "NAME", "VERSION", "KIND", "HALVES", "EFFECTS", "STATE", "SOURCE", "SUMMARY",
 ];
 
 /// The rows in columns as wide as their widest cell.
@@ -300,6 +303,7 @@ fn table(rows: &[Row]) -> String {
             or_dash(&row.halves.join("+")),
             or_dash(&row.effects.join("+")),
             row.state.to_owned(),
+            or_dash(row.source.as_deref().unwrap_or_default()),
             row.summary.clone(),
         ]
         .map(|cell| printable(&cell).into_owned())
@@ -364,6 +368,7 @@ mod tests {
                 time: true,
                 ..Grants::default()
             },
+            withheld: vec!["read /srv/file: it is a file".into()],
             signed_by: None,
         }
     }
@@ -371,10 +376,10 @@ mod tests {
     #[test]
     fn the_table_has_columns_and_nothing_that_steers_a_terminal() {
         let expected = "\
-NAME           VERSION  KIND  HALVES         EFFECTS    STATE   SUMMARY
-echo           1.0      -     server+client  -          ready   Send back the arguments, or else standard input
-a-longer-name  1.0      -     server         read+exec  ready   steer\\u{1b}[2J
-acme/thumbs    1.2.3    wasm  server         -          broken  it is\\u{1b}[2J broken
+NAME           VERSION  KIND  HALVES         EFFECTS    STATE   SOURCE          SUMMARY
+echo           1.0      -     server+client  -          ready   -               Send back the arguments, or else standard input
+a-longer-name  1.0      -     server         read+exec  ready   -               steer\\u{1b}[2J
+acme/thumbs    1.2.3    wasm  server         -          broken  /m/thumbs.wasm  it is\\u{1b}[2J broken
 ";
         let mut rows = rows();
         rows.push(Row::from(listed()));
@@ -402,6 +407,10 @@ acme/thumbs    1.2.3    wasm  server         -          broken  it is\\u{1b}[2J 
         assert!(text.contains("wants    read /srv, time\n"), "{text}");
         assert!(text.contains("has      time\n"), "{text}");
         assert!(text.contains("not granted: read /srv\n"), "{text}");
+        assert!(
+            text.contains("not given: read /srv/file: it is a file\n"),
+            "{text}"
+        );
         assert!(text.contains("[modules.grants.\"acme/thumbs\"]"), "{text}");
         assert!(!text.contains('\x1b'), "{text}");
     }
