@@ -10,11 +10,11 @@ use legatus_core::{
     SocketName,
 };
 
+use crate::forward::lines::Lines;
 use crate::forward::listen::{PAUSE, cannot_listen, reason};
 use crate::forward::messages::{Announced, Listening, output, refused::Reason};
 use crate::forward::places::Route;
 use crate::forward::request::{self, What};
-use crate::forward::lines::Lines;
 use crate::forward::{carry, socks};
 
 /// What every route needs.
