@@ -61,7 +61,7 @@ impl Watcher for Count {
 const PREFACE_BYTES: u64 = 24 + 9;
 
 impl Connection {
-    fn new(peer: Peer, address: SocketAddr) -> Self {
+    pub(super) fn new(peer: Peer, address: SocketAddr) -> Self {
         Self {
             peer,
             address: address.to_string(),

@@ -75,6 +75,16 @@ impl KeptStream {
         self.received(FETCHED);
     }
 
+    /// Waits until the client has got the outcome, or cannot say so any more.
+    pub(super) fn until_fetched(self) -> impl Future<Output = ()> {
+        let mut received = self.received.subscribe();
+        drop(self);
+        async move {
+            // It fails when the client's stream has ended without a word.
+            received.wait_for(|count| *count == FETCHED).await.ok();
+        }
+    }
+
     /// What the client is to be told next of its messages; `None` if the call is not kept.
     pub(super) async fn taken(&mut self) -> Option<call_reply::Part> {
         self.taken.changed().await.ok()?;
@@ -108,5 +118,42 @@ impl Drop for Guard {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(stream.gone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept() -> KeptStream {
+        let address = (std::net::Ipv4Addr::LOCALHOST, 1).into();
+        let peer = legatus_core::Peer::assert_verified("ann");
+        let connection = Arc::new(Connection::new(peer, address));
+        let mut open = Open {
+            keeping: Some(wire::Keeping {
+                linger_milliseconds: 1000,
+                ..wire::Keeping::default()
+            }),
+            ..Open::default()
+        };
+        let made = KeptStream::new(&mut open, &connection, &CancellationToken::new());
+        made.expect("it asks to be kept").0
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_an_outcome_to_arrive_is_told_of_it() {
+        let client = kept();
+        let fetched = client.clone().until_fetched();
+        client.received(7);
+        client.fetched();
+        fetched.await;
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_an_outcome_to_arrive_does_not_wait_for_a_client_that_has_gone() {
+        let client = kept();
+        let fetched = client.clone().until_fetched();
+        drop(client);
+        fetched.await;
     }
 }

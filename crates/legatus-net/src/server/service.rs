@@ -271,7 +271,13 @@ impl State {
             decide.send((!goes_on).then_some(outcome)).ok();
             if !kept.kept.is_set() {
                 // That the outcome has arrived is still to come.
-                tokio::spawn(tokio::time::timeout(FETCH_WITHIN, receiving));
+                let fetched = kept.until_fetched();
+                tokio::spawn(tokio::time::timeout(FETCH_WITHIN, async move {
+                    tokio::select! {
+                        () = fetched => {}
+                        never = receiving => match never {},
+                    }
+                }));
             }
         });
         Ok(replies)
