@@ -14,7 +14,11 @@ def _serve(connection):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         wish = b""
         while not wish.endswith(b"\n"):
-            wish += connection.recv(64)
+            piece = connection.recv(64)
+            if not piece:
+                # Somebody only tried whether the port answers.
+                return
+            wish += piece
         direction, count = wish.decode().split()
         # The client says nothing more before it is answered.
         connection.sendall(READY)

@@ -9,6 +9,7 @@ mod allowed;
 mod carry;
 mod commander;
 mod dial;
+mod lines;
 mod listen;
 mod places;
 mod request;

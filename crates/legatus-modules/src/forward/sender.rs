@@ -7,6 +7,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use legatus_core::{Arguments, BoxFuture, Caller, Fault, Local, Outcome};
 
 use super::dial;
+use super::lines::Lines;
 use super::places;
 use super::request::What;
 use routes::Forwarding;
@@ -31,8 +32,10 @@ pub(super) async fn send(
         Ok(held) => held,
         Err(not) => return Ok(not.outcome),
     };
+    let lines = Lines::new(caller);
     let forwarding = Forwarding {
         caller,
+        lines: &lines,
         local,
         is_quiet: arguments.is_given("quiet"),
     };

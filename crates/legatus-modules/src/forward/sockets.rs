@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use legatus_core::{BoxFuture, Connection, Listener, SocketName};
 use rustix::fs::Mode;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// How long one address gets to answer, if others are left to try.
@@ -40,13 +41,30 @@ async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
         };
         match connected {
             Ok(stream) => {
-                stream.set_nodelay(true).ok(); // only slower without
+                prepare(&stream);
                 return Ok(stream);
             }
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// Bytes that wait in either direction of a connection within this machine. Nothing is on its way there
+/// that a larger buffer could hold; the kernel would let several megabytes gather, which leave the
+/// caches before they are read (a sixth of the processor time of a forwarded stream, `bench/forward`).
+const WITHIN_MACHINE_BYTES: usize = 256 << 10;
+
+/// Sets what only makes a connection faster.
+fn prepare(stream: &TcpStream) {
+    stream.set_nodelay(true).ok();
+    let within_machine = stream
+        .peer_addr()
+        .is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
+    if within_machine {
+        sockopt::set_socket_send_buffer_size(stream, WITHIN_MACHINE_BYTES).ok();
+        sockopt::set_socket_recv_buffer_size(stream, 2 * WITHIN_MACHINE_BYTES).ok();
+    }
 }
 
 /// Listens on a socket: on all addresses of a name.
@@ -125,7 +143,7 @@ impl Listener for Tcp {
                 std::task::Poll::Pending
             });
             let (stream, address) = accepted.await?;
-            stream.set_nodelay(true).ok();
+            prepare(&stream);
             let peer = SocketAddr::new(address.ip().to_canonical(), address.port());
             Ok((Box::new(stream) as Box<dyn Connection>, peer.to_string()))
         })

@@ -10,16 +10,18 @@ use legatus_core::{
     SocketName,
 };
 
+use crate::forward::lines::Lines;
 use crate::forward::listen::{PAUSE, cannot_listen, reason};
 use crate::forward::messages::{Announced, Listening, output, refused::Reason};
 use crate::forward::places::Route;
 use crate::forward::request::{self, What};
-use crate::forward::{carry, dial, socks};
+use crate::forward::{carry, socks};
 
 /// What every route needs.
 #[derive(Clone, Copy)]
 pub(super) struct Forwarding<'a> {
     pub(super) caller: &'a dyn Caller,
+    pub(super) lines: &'a Lines<'a>,
     pub(super) local: &'a dyn Local,
     pub(super) is_quiet: bool,
 }
@@ -121,7 +123,7 @@ impl<'a> Forwarding<'a> {
     ) {
         let carried = match target {
             Target::Fixed(to) => {
-                let opened = dial::open_in_time(self.caller, What::Connect(to.clone())).await;
+                let opened = self.lines.open_in_time(What::Connect(to.clone())).await;
                 opened.map(|opened| (opened, connection))
             }
             Target::Socks => {
@@ -132,7 +134,7 @@ impl<'a> Forwarding<'a> {
                     Ok(to) => to,
                     Err(error) => return self.complain(&peer, &reason(&error)),
                 };
-                let opened = dial::open_in_time(self.caller, What::Connect(to)).await;
+                let opened = self.lines.open_in_time(What::Connect(to)).await;
                 let replied = match &opened {
                     Ok(_) => socks::reply_connected(&mut connection).await,
                     Err(not) => {
@@ -207,7 +209,7 @@ impl<'a> Forwarding<'a> {
         // Fetched even if there is nothing to connect it to, so that it is closed there.
         let (connected, opened) = tokio::join!(
             self.local.connect(to),
-            dial::open_in_time(self.caller, What::Take(ticket))
+            self.lines.open_in_time(What::Take(ticket))
         );
         match (connected, opened) {
             (Ok(connection), Ok(opened)) => {
