@@ -31,7 +31,8 @@ const PREFIX: &str = "legatus.";
 /// next server that starts.
 const LEFT: usize = 1024;
 
-/// A group that was made here, for a process that is born in it.
+/// A group that was made here, for a process that is born in it. It goes when this is dropped, or once
+/// it is empty.
 #[derive(Debug)]
 pub(crate) struct ControlGroup {
     path: PathBuf,
@@ -46,14 +47,15 @@ impl ControlGroup {
     pub(crate) fn new() -> io::Result<Self> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let base = base().ok_or(io::ErrorKind::Unsupported)?;
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let path = base.join(format!("{PREFIX}{}.{number}", std::process::id()));
-        let made = DirBuilder::new().mode(0o755).create(&path);
-        match made {
-            // Left by a process that had the same id; it is empty, or of no use.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made?,
-        }
+        let path = loop {
+            let number = MADE.fetch_add(1, Ordering::Relaxed);
+            let path = base.join(format!("{PREFIX}{}.{number}", std::process::id()));
+            match DirBuilder::new().mode(0o755).create(&path) {
+                // Left by a process that had the same id, perhaps with a call that is kept.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => break made.map(|()| path)?,
+            }
+        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
             Ok(folder) => Ok(Self { path, folder }),
@@ -73,15 +75,16 @@ impl ControlGroup {
     pub(crate) fn kill(&self) -> io::Result<()> {
         open(&self.folder, "cgroup.kill", OFlags::WRONLY)?.write_all(b"1")
     }
+}
 
-    /// Removes it, now that its process has ended, and those that were left before. A group whose
-    /// processes go on is tried again later.
-    pub(crate) fn remove(self) {
+/// Removes it, and those that were left before. A group whose processes go on is tried again later.
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
         static LEFT_OVER: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
         let mut left = LEFT_OVER.lock().unwrap_or_else(PoisonError::into_inner);
         left.retain(|path| is_busy(std::fs::remove_dir(path)));
         if is_busy(std::fs::remove_dir(&self.path)) && left.len() < LEFT {
-            left.insert(self.path);
+            left.insert(std::mem::take(&mut self.path));
         }
     }
 }

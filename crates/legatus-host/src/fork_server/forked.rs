@@ -6,7 +6,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open,
+    pidfd_send_signal, waitid, waitpid,
 };
 use tokio::net::unix::pipe::Receiver;
 
@@ -26,10 +27,17 @@ pub(crate) struct Forked {
 impl Forked {
     /// A child that nobody has waited for yet.
     pub(super) fn new(process: Pid, group: Option<ControlGroup>) -> io::Result<Self> {
-        let descriptor = pidfd_open(process, PidfdFlags::empty())?;
+        let descriptor = pidfd_open(process, PidfdFlags::empty()).map_err(io::Error::from);
+        let descriptor = descriptor.and_then(|one| Receiver::from_file_unchecked(one.into()));
+        let descriptor = descriptor.inspect_err(|_| {
+            // Without one (there are too many open files) nobody could wait for it later. It ends
+            // at once, and so does this wait.
+            kill_process(process, Signal::KILL).ok();
+            waitpid(Some(process), WaitOptions::empty()).ok();
+        })?;
         Ok(Self {
             process,
-            descriptor: Some(Receiver::from_file_unchecked(descriptor.into())?),
+            descriptor: Some(descriptor),
             group,
             status: None,
         })
@@ -66,13 +74,7 @@ impl Forked {
         descriptor.readable().await?;
         let status = reap(descriptor.as_fd())?;
         self.status = Some(status);
-        if let Some(group) = self.group.take() {
-            if !status.success() {
-                // There is nobody left to tell.
-                group.kill().ok();
-            }
-            group.remove();
-        }
+        end_group(self.group.take(), status);
         Ok(status)
     }
 
@@ -102,13 +104,25 @@ impl Drop for Forked {
         };
         let group = self.group.take();
         // There is no runtime left to wait in, or nobody who cares.
-        std::thread::spawn(move || {
-            if reap(descriptor.as_fd()).is_ok()
-                && let Some(group) = group
-            {
-                group.remove();
+        let reaper = std::thread::Builder::new().spawn(move || {
+            if let Ok(status) = reap(descriptor.as_fd()) {
+                end_group(group, status);
             }
         });
+        if let Err(error) = reaper {
+            tracing::error!(%error, "nobody waits for a child of this process");
+        }
+    }
+}
+
+/// Ends the group of a process that has ended; what is left in it goes on only if that ended by
+/// itself.
+fn end_group(group: Option<ControlGroup>, status: ExitStatus) {
+    if let Some(group) = group
+        && !status.success()
+    {
+        // There is nobody left to tell.
+        group.kill().ok();
     }
 }
 

@@ -30,8 +30,12 @@ pub struct Newborn {
 /// have a single thread.
 ///
 /// # Errors
-/// When standard input is no socket of one that asks.
+/// When standard input is no socket of one that asks, or the process has several threads.
 pub fn serve() -> io::Result<Option<Newborn>> {
+    // Another one could hold a lock, which nobody would ever open in the copies.
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
+        return Err(io::Error::other("this process has several threads"));
+    }
     let mut socket = take_socket()?;
     // What tells it from its children, to people and to checks; they take names of their own.
     rustix::thread::set_name(c"legatus-forks").ok();
@@ -121,7 +125,9 @@ fn clone_into(group: BorrowedFd<'_>) -> io::Result<i32> {
     arguments.cgroup = u64::try_from(group.as_raw_fd()).map_err(io::Error::other)?;
     let size = size_of::<libc::clone_args>();
     // SAFETY: without CLONE_VM this is a fork. The process has a single thread, so that no lock is
-    // held by another one in the copy; the arguments live until the call returns.
+    // held by another one in the copy; the arguments live until the call returns. The C library
+    // goes on to take the first thread for that of the fork server (its `pthread_self()->tid`),
+    // which matters only to who changes the scheduling of the first thread by that name.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) };
     returned(result)
 }

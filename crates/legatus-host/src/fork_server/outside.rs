@@ -101,16 +101,22 @@ async fn fork(
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).chain(folder).collect();
     let mut running = running.lock().await;
     let process = match ask(&mut running, program, request, &borrowed).await {
+        // It was killed since the last call, and got nothing of this one.
         Err(Asked::Gone) => ask(&mut running, program, request, &borrowed).await,
         asked => asked,
     };
-    let forked = process.map_err(io::Error::from);
-    Forked::new(forked?, group)
+    let process = process.inspect_err(|_| {
+        if let Some(group) = &group {
+            // Whatever came of a request without an answer.
+            group.kill().ok();
+        }
+    });
+    Forked::new(process?, group)
 }
 
 /// Why nothing was forked.
 enum Asked {
-    /// The fork server has ended; another one can be started.
+    /// The fork server had ended before it was asked; another one can be started.
     Gone,
     Failed(io::Error),
 }
@@ -131,25 +137,37 @@ async fn ask(
     request: u8,
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<Pid, Asked> {
-    // Taken out, so that one which was given up half way is not asked again: its answer would be
-    // taken for that of another question.
-    let mut asked = match running.take() {
+    let asked = match running {
         Some(running) => running,
-        None => Running::start(program).map_err(Asked::Failed)?,
+        None => running.insert(Running::start(program).map_err(Asked::Failed)?),
     };
-    let answer = tokio::time::timeout(PATIENCE, asked.ask(request, descriptors)).await;
-    let answer = match answer {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => return Err(Asked::Gone),
-        Err(_) => return Err(Asked::Failed(io::ErrorKind::TimedOut.into())),
-    };
-    *running = Some(asked);
+    match asked.send(request, descriptors).await {
+        Err(error) if is_gone(&error) => {
+            *running = None;
+            return Err(Asked::Gone);
+        }
+        sent => sent.map_err(Asked::Failed)?,
+    }
+    let answer = tokio::time::timeout(PATIENCE, asked.answer()).await;
+    let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let answer = answer.map_err(|error| {
+        // Its answer would be taken for that of the next question.
+        if let Some(mut lost) = running.take() {
+            lost.kill();
+        }
+        Asked::Failed(error)
+    })?;
     match Pid::from_raw(answer) {
         Some(process) if answer > 0 => Ok(process),
         _ => Err(Asked::Failed(io::Error::from_raw_os_error(
             answer.saturating_neg(),
         ))),
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
 
 impl Running {
@@ -170,13 +188,22 @@ impl Running {
         })
     }
 
-    async fn ask(&mut self, request: u8, descriptors: &[BorrowedFd<'_>]) -> io::Result<i32> {
-        let socket = &self.socket;
-        let send = || descriptors::send_bytes(socket, &[request], descriptors);
-        socket.async_io(Interest::WRITABLE, send).await?;
+    async fn send(&self, request: u8, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let send = || descriptors::send_bytes(&self.socket, &[request], descriptors);
+        self.socket.async_io(Interest::WRITABLE, send).await
+    }
+
+    async fn answer(&mut self) -> io::Result<i32> {
         let mut answer = [0; ANSWER_BYTES];
         self.socket.read_exact(&mut answer).await?;
         Ok(i32::from_ne_bytes(answer))
+    }
+
+    fn kill(&mut self) {
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself already.
+            child.start_kill().ok();
+        }
     }
 }
 

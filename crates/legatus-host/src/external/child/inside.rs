@@ -58,7 +58,8 @@ pub fn module_host_main() -> ExitCode {
 /// Takes the socket of the call, which becomes standard input and output as well, and standard
 /// error; the process leads a group of its own from here.
 fn take_descriptors(newborn: Newborn) -> io::Result<UnixStream> {
-    rustix::process::setpgid(None, None)?;
+    // Others of its kind must not be able to join its group, which is killed with it.
+    rustix::process::setsid()?;
     rustix::thread::set_name(c"legatus-module")?;
     rustix::process::chdir("/")?;
     let [socket, errors] =
