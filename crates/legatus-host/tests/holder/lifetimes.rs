@@ -121,6 +121,23 @@ fn children() -> Vec<String> {
         .collect()
 }
 
+pub(crate) async fn a_fork_server_that_was_killed_is_replaced() {
+    let launcher = launcher();
+    let one = || async { call(launcher.clone(), &["echo"]).finish().await.1 };
+    assert_eq!(one().await, Outcome::Exit(7));
+    // The call's own process is waited for first.
+    until(|| children().len() == 1).await;
+    let fork_server = children().remove(0);
+    let process = fork_server
+        .parse()
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(process.unwrap(), rustix::process::Signal::KILL).unwrap();
+    let state = format!("/proc/{fork_server}/stat");
+    until(|| std::fs::read_to_string(&state).is_ok_and(|state| state.contains(") Z "))).await;
+    assert_eq!(one().await, Outcome::Exit(7));
+}
+
 pub(crate) async fn a_thousand_calls_leave_no_descriptor_and_no_process() {
     let one = || async {
         let running = call(launcher(), &["echo"]);

@@ -91,6 +91,7 @@ fn trials() -> Vec<Trial> {
         lifetimes::a_cancelled_call_ends_though_its_client_does_not_read,
         lifetimes::a_dropped_call_is_cleaned_up_and_reaped,
         lifetimes::a_killed_server_leaves_no_holder_behind,
+        lifetimes::a_fork_server_that_was_killed_is_replaced,
         lifetimes::a_thousand_calls_leave_no_descriptor_and_no_process,
         users::a_holder_becomes_its_user_for_good_or_does_nothing,
         users::a_user_without_a_home_works_in_the_root_folder,
