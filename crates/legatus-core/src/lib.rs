@@ -46,7 +46,9 @@ pub use policy::{Decision, Denied, Pattern, Permit, Policy, Rule};
 pub use processes::ProcessGroup;
 pub use registry::{Registry, RegistryError, UnknownModule};
 pub use server::{ServerAccess, ServerControl, ServerFacts};
-pub use session::{Attach, FETCHED, Keeping, Kept, Persistence, SessionInfo, Sessions, Taken};
+pub use session::{
+    Attach, FETCHED, Keeping, Kept, Persistence, SessionInfo, Sessions, Taken, is_fetched,
+};
 pub use settings::Settings;
 pub use socket::{Connection, Listener, SocketName};
 pub use spec::{

@@ -62,6 +62,16 @@ pub struct Attach {
 /// What a client has acknowledged when it has got the outcome, too.
 pub const FETCHED: u64 = u64::MAX;
 
+/// How long a client may take to acknowledge an outcome that it was sent.
+const FETCH_WITHIN: Duration = Duration::from_secs(30);
+
+/// Waits until a client has acknowledged the outcome that it was sent, as [`Persistence::received`]
+/// tells; whether it has done so before its stream ended, and in time.
+pub async fn is_fetched(mut received: watch::Receiver<u64>) -> bool {
+    let fetched = received.wait_for(|count| *count == FETCHED);
+    matches!(tokio::time::timeout(FETCH_WITHIN, fetched).await, Ok(Ok(_)))
+}
+
 /// How far a client's messages have come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {

@@ -1,11 +1,11 @@
 //! The server's side of a call in a holder.
 
 use std::io;
-use std::time::Duration;
 
 use bytes::Bytes;
 use legatus_core::{
-    Call, Channel, Control, ControlReceiver, FETCHED, Fault, Outcome, Persistence, Taken, wire,
+    Call, Channel, Control, ControlReceiver, FETCHED, Fault, Outcome, Persistence, Taken,
+    is_fetched, wire,
 };
 use prost::Message;
 use tokio::io::AsyncWriteExt;
@@ -21,9 +21,6 @@ use crate::pump::{Link, Notices, PumpError};
 use crate::sessions::SessionFolder;
 use crate::slab::End;
 use crate::{Launcher, User};
-
-/// How long a client may take to acknowledge an outcome that it was sent.
-const FETCH_WITHIN: Duration = Duration::from_secs(30);
 
 /// Runs a call in a holder, or attaches to one that is kept. When this is dropped the holder sees
 /// its sockets close, and is waited for (or killed) by a task of its own.
@@ -135,10 +132,8 @@ async fn start(
 }
 
 /// Tells a holder that its outcome has arrived, so that it may go.
-async fn acknowledge(mut control: OwnedWriteHalf, mut received: watch::Receiver<u64>) {
-    // It fails when the client's stream has ended without a word.
-    let fetched = async { received.wait_for(|count| *count == FETCHED).await.is_ok() };
-    if tokio::time::timeout(FETCH_WITHIN, fetched).await == Ok(true) {
+async fn acknowledge(mut control: OwnedWriteHalf, received: watch::Receiver<u64>) {
+    if is_fetched(received).await {
         // A holder that has gone needs no telling.
         frame::write(&mut control, Frame::Received(FETCHED))
             .await

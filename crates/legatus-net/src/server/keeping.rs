@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use legatus_core::wire::{self, Open, call_reply};
-use legatus_core::{Attach, FETCHED, Kept, Persistence, Taken};
+use legatus_core::{Attach, FETCHED, Kept, Persistence, Taken, is_fetched};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -75,13 +75,12 @@ impl KeptStream {
         self.received(FETCHED);
     }
 
-    /// Waits until the client has got the outcome, or cannot say so any more.
+    /// Waits until the client has got the outcome, or cannot say so any more, or not in time.
     pub(super) fn until_fetched(self) -> impl Future<Output = ()> {
-        let mut received = self.received.subscribe();
+        let received = self.received.subscribe();
         drop(self);
         async move {
-            // It fails when the client's stream has ended without a word.
-            received.wait_for(|count| *count == FETCHED).await.ok();
+            is_fetched(received).await;
         }
     }
 

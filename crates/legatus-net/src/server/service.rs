@@ -29,9 +29,6 @@ use super::replies;
 use crate::framing::{Body, CONTENT_TYPE, LARGEST, MessageReader, Pieces, ReadError};
 use crate::service::legatus_server::{Legatus, LegatusServer};
 
-/// How long a client may take to tell that an outcome has arrived.
-const FETCH_WITHIN: Duration = Duration::from_secs(30);
-
 /// Tells who asks for the server's health.
 pub(super) struct Health(HealthReporter);
 
@@ -272,12 +269,12 @@ impl State {
             if !kept.kept.is_set() {
                 // That the outcome has arrived is still to come.
                 let fetched = kept.until_fetched();
-                tokio::spawn(tokio::time::timeout(FETCH_WITHIN, async move {
+                tokio::spawn(async move {
                     tokio::select! {
                         () = fetched => {}
                         never = receiving => match never {},
                     }
-                }));
+                });
             }
         });
         Ok(replies)
