@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use legatus_core::ProcessGroup;
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeVal;
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use rustix::fs::{Mode, OFlags};
 
 /// What the names of groups here begin with; the id of the process that made one follows, and a
@@ -159,9 +159,7 @@ impl ProcessGroup for OwnGroup {
 }
 
 fn duration(value: TimeVal) -> Duration {
-    let seconds = u64::try_from(value.tv_sec()).unwrap_or_default();
-    let rest = u64::try_from(value.tv_usec()).unwrap_or_default();
-    Duration::from_secs(seconds) + Duration::from_micros(rest)
+    Duration::from_micros(u64::try_from(value.num_microseconds()).unwrap_or_default())
 }
 
 /// Removes the groups whose processes have ended since a former server was here.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use legatus_core::ProcessGroup;
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeVal;
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use prost::Message;
 
 use super::messages::{Output, Usage, output::Part};
@@ -73,7 +73,5 @@ fn microseconds(time: Duration) -> u64 {
 }
 
 fn of_value(time: TimeVal) -> u64 {
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    let rest = u64::try_from(time.tv_usec()).unwrap_or(0);
-    seconds.saturating_mul(1_000_000).saturating_add(rest)
+    u64::try_from(time.num_microseconds()).unwrap_or(0)
 }
