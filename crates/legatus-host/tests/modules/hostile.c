@@ -41,6 +41,18 @@ static int32_t tell(const legatus_host *host, const char *line)
     return host->send(host->context, text(line)) == LEGATUS_OK ? 0 : 1;
 }
 
+/* Starts a child that does nothing, and tells its id. */
+static int32_t tell_of_child(const legatus_host *host)
+{
+    char line[64];
+    pid_t child = fork();
+    if (child == 0)
+        for (;;)
+            pause();
+    snprintf(line, sizeof line, "%d", (int)child);
+    return tell(host, line);
+}
+
 static int32_t execute(const legatus_host *host, const legatus_call *call)
 {
     legatus_bytes message;
@@ -113,13 +125,7 @@ static int32_t execute(const legatus_host *host, const legatus_call *call)
         pause();
     }
     if (is(call, "orphan")) {
-        char line[64];
-        pid_t child = fork();
-        if (child == 0)
-            for (;;)
-                pause();
-        snprintf(line, sizeof line, "%d", (int)child);
-        return tell(host, line);
+        return tell_of_child(host);
     }
     if (is(call, "escape")) {
         /* Its child leaves the process group before the call ends. */
@@ -143,13 +149,7 @@ static int32_t execute(const legatus_host *host, const legatus_call *call)
     }
     if (is(call, "leave")) {
         /* Says goodbye in no way, and leaves a child behind. */
-        char line[64];
-        pid_t child = fork();
-        if (child == 0)
-            for (;;)
-                pause();
-        snprintf(line, sizeof line, "%d", (int)child);
-        tell(host, line);
+        tell_of_child(host);
         _exit(0);
     }
     if (is(call, "fault")) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use legatus_core::testing::{MemoryCaller, MemoryLocal};
-use legatus_core::{Arguments, Outcome};
+use legatus_core::{Arguments, Fault, Outcome};
 
 use crate::guests::{ECHO, HELLO, Wat};
 use crate::kit::{Kit, call, failure, start};
@@ -152,15 +152,8 @@ pub(crate) async fn what_never_reads_holds_nobody() {
     assert_eq!(running.outcome().await, Outcome::Exit(6));
 }
 
-pub(crate) async fn a_client_half_opens_no_file_that_the_user_did_not_name() {
-    // It asks for /etc/passwd, and returns whether that was refused.
-    let sender = r#"
-      (call $open_file (i32.const 320) (i32.const 11) (i32.const 720))
-      (local.set $result (i32.load8_u (i32.const 720)))
-      (i32.store8 (i32.const 640) (i32.const 0))
-      (i32.store8 (i32.const 644) (i32.const 0))
-      (i32.store8 (i32.const 648) (local.get $result))
-      (i32.const 640)"#;
+/// Runs a client half that reads what it should not, for a user who named no file.
+async fn steal(sender: &'static str) -> Result<Outcome, Fault> {
     let kit = Kit::new();
     let guest = Wat {
         sender: Some(sender),
@@ -171,7 +164,19 @@ pub(crate) async fn a_client_half_opens_no_file_that_the_user_did_not_name() {
     let caller = MemoryCaller::new(Arc::clone(&module), 1000);
     let local = MemoryLocal::new();
     let half = module.sender().unwrap();
-    let ended = half.send(Arguments::new(), &caller, &local).await;
+    half.send(Arguments::new(), &caller, &local).await
+}
+
+pub(crate) async fn a_client_half_opens_no_file_that_the_user_did_not_name() {
+    // It asks for /etc/passwd, and returns whether that was refused.
+    let sender = r#"
+      (call $open_file (i32.const 320) (i32.const 11) (i32.const 720))
+      (local.set $result (i32.load8_u (i32.const 720)))
+      (i32.store8 (i32.const 640) (i32.const 0))
+      (i32.store8 (i32.const 644) (i32.const 0))
+      (i32.store8 (i32.const 648) (local.get $result))
+      (i32.const 640)"#;
+    let ended = steal(sender).await;
     assert_eq!(ended, Ok(Outcome::Exit(1)), "it was refused");
 }
 
@@ -185,19 +190,8 @@ pub(crate) async fn a_client_half_from_a_server_cannot_read_the_users_key() {
       (i32.store (i32.const 648) (i32.load (i32.const 728)))
       (i32.store8 (i32.const 652) (i32.const 0))
       (i32.const 640)"#;
-    let kit = Kit::new();
-    let guest = Wat {
-        sender: Some(sender),
-        ..Wat::new("thief", HELLO)
-    };
-    kit.put("thief.wasm", guest.component());
-    let module = kit.module("thief");
-    let caller = MemoryCaller::new(Arc::clone(&module), 1000);
-    let local = MemoryLocal::new();
     let lines = crate::useful::logged(async {
-        let half = module.sender().unwrap();
-        let ended = half.send(Arguments::new(), &caller, &local).await;
-        let told = ended.unwrap_err().to_string();
+        let told = steal(sender).await.unwrap_err().to_string();
         assert!(
             told.contains(
                 "`/root/.ssh/id_ed25519` may not be opened: it is not on the command line"
