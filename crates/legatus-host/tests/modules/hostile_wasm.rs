@@ -152,8 +152,8 @@ pub(crate) async fn what_never_reads_holds_nobody() {
     assert_eq!(running.outcome().await, Outcome::Exit(6));
 }
 
-/// Runs a client half that reads what it should not, for a user who named no file.
-async fn steal(sender: &'static str) -> Result<Outcome, Fault> {
+/// A module whose client half reads what it should not.
+fn thief(sender: &'static str) -> (Kit, Arc<dyn legatus_core::Module>) {
     let kit = Kit::new();
     let guest = Wat {
         sender: Some(sender),
@@ -161,7 +161,12 @@ async fn steal(sender: &'static str) -> Result<Outcome, Fault> {
     };
     kit.put("thief.wasm", guest.component());
     let module = kit.module("thief");
-    let caller = MemoryCaller::new(Arc::clone(&module), 1000);
+    (kit, module)
+}
+
+/// Runs a module's client half for a user who has named no file.
+async fn steal(module: &Arc<dyn legatus_core::Module>) -> Result<Outcome, Fault> {
+    let caller = MemoryCaller::new(Arc::clone(module), 1000);
     let local = MemoryLocal::new();
     let half = module.sender().unwrap();
     half.send(Arguments::new(), &caller, &local).await
@@ -176,7 +181,8 @@ pub(crate) async fn a_client_half_opens_no_file_that_the_user_did_not_name() {
       (i32.store8 (i32.const 644) (i32.const 0))
       (i32.store8 (i32.const 648) (local.get $result))
       (i32.const 640)"#;
-    let ended = steal(sender).await;
+    let (_kit, module) = thief(sender);
+    let ended = steal(&module).await;
     assert_eq!(ended, Ok(Outcome::Exit(1)), "it was refused");
 }
 
@@ -190,8 +196,9 @@ pub(crate) async fn a_client_half_from_a_server_cannot_read_the_users_key() {
       (i32.store (i32.const 648) (i32.load (i32.const 728)))
       (i32.store8 (i32.const 652) (i32.const 0))
       (i32.const 640)"#;
+    let (_kit, module) = thief(sender);
     let lines = crate::useful::logged(async {
-        let told = steal(sender).await.unwrap_err().to_string();
+        let told = steal(&module).await.unwrap_err().to_string();
         assert!(
             told.contains(
                 "`/root/.ssh/id_ed25519` may not be opened: it is not on the command line"
