@@ -6,7 +6,6 @@ mod framing;
 mod io;
 pub mod pki;
 mod policy_file;
-mod read_ahead;
 mod server;
 pub mod tls;
 

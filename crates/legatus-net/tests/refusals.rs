@@ -208,9 +208,8 @@ async fn a_connection_that_trickles_is_closed() {
 async fn secured(server: &TestServer) -> impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {
     let stream = TcpStream::connect(server.address).await.unwrap();
     let name = legatus_net::tls::server_name("localhost").unwrap();
-    legatus_net::tls::connect(server.tls("ann").tls.config(), name, stream)
-        .await
-        .unwrap()
+    let connecting = legatus_net::tls::connect(server.tls("ann").tls.config(), name, stream);
+    connecting.await.unwrap().0
 }
 
 #[tokio::test]

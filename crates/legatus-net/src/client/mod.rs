@@ -27,7 +27,6 @@ use self::transport::{ConnectionEnd, Http2};
 use crate::framing::LARGEST;
 use crate::http2 as wire;
 use crate::io::Watched;
-use crate::read_ahead::ReadAhead;
 use crate::service::legatus_client::LegatusClient;
 use crate::tls::{self, ClientTls, TlsError};
 
@@ -177,7 +176,7 @@ impl Client {
     {
         let failed = |error: TlsError| ConnectError::from_chain(endpoint, &error);
         let name = tls::server_name(&endpoint.server_name).map_err(failed)?;
-        let stream = tls::connect(options.tls.config(), name, ReadAhead::new(stream))
+        let (stream, _) = tls::connect(options.tls.config(), name, stream)
             .await
             .map_err(failed)?;
         Self::over(stream, endpoint).await

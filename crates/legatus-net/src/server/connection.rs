@@ -15,7 +15,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use legatus_core::Peer;
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::ServiceExt as _;
@@ -25,8 +24,7 @@ use crate::chain;
 use crate::framing;
 use crate::http2 as wire;
 use crate::io::{Watched, Watcher};
-use crate::read_ahead::ReadAhead;
-use crate::tls;
+use crate::tls::{self, TlsStream};
 
 /// What the calls of one connection share.
 #[derive(Debug)]
@@ -159,18 +157,18 @@ async fn try_serve(
 async fn handshake(
     stream: TcpStream,
     state: &State,
-) -> Result<(TlsStream<ReadAhead<TcpStream>>, Peer), String> {
+) -> Result<(TlsStream<TcpStream>, Peer), String> {
     let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
     let local = plain(prepared.map_err(|error| error.to_string())?);
     let config = state.tls.config_for(local.ip());
-    tls::accept(config, ReadAhead::new(stream))
+    tls::accept(config, stream)
         .await
         .map_err(|error| chain(&error))
 }
 
 /// HTTP/2, until the peer leaves, the connection is idle for too long, or the server drains.
 async fn speak(
-    stream: TlsStream<ReadAhead<TcpStream>>,
+    stream: TlsStream<TcpStream>,
     connection: Connection,
     state: &Arc<State>,
     routes: Routes,

@@ -87,5 +87,7 @@ fn load(pair: Option<&PairSource>, servers: &RootSource) -> Result<Arc<ClientCon
     config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
+    // For the records after the handshake (`TlsStream`).
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }

@@ -1,13 +1,21 @@
 //! Handshakes, so that the other side learns why one fails.
 
+use std::future::poll_fn;
+use std::ops::DerefMut;
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use legatus_core::Peer;
-use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::ServerName;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, UnbufferedConnectionCommon, UnbufferedStatus,
+};
+use rustls::{ClientConfig, Error, ExtractedSecrets, ServerConfig};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use super::incoming::Incoming;
+use super::stream::{KeySchedule, TlsStream};
 use super::{TlsError, peer_from_certificates, provider::ALPN_HTTP2};
 
 /// Makes the server's side of a handshake; yields the stream and the verified peer.
@@ -20,32 +28,28 @@ use super::{TlsError, peer_from_certificates, provider::ALPN_HTTP2};
 /// When the client has no acceptable certificate, does not speak TLS 1.3 or HTTP/2, or goes away.
 pub async fn accept<S>(
     config: Arc<ServerConfig>,
-    stream: S,
-) -> Result<(server::TlsStream<S>, Peer), TlsError>
+    mut stream: S,
+) -> Result<(TlsStream<S>, Peer), TlsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
-    let mut stream = match accepting.await {
-        Ok(stream) => stream,
-        Err((error, stream)) => {
+    let mut connection = UnbufferedServerConnection::new(config).map_err(TlsError::Setup)?;
+    let incoming = match shake(&mut connection, &mut stream).await {
+        Ok(incoming) => incoming,
+        Err(error) => {
             linger(stream).await;
             return Err(failed(error));
         }
     };
-    let (_, connection) = stream.get_ref();
     let verified = if connection.alpn_protocol() == Some(ALPN_HTTP2) {
         let certificates = connection.peer_certificates().unwrap_or_default();
         peer_from_certificates(certificates).map_err(TlsError::Identity)
     } else {
         Err(TlsError::NoHttp2)
     };
+    let mut stream = begin(connection, stream, incoming)?;
     match verified {
-        Ok(peer) => {
-            let (_, connection) = stream.get_mut();
-            connection.set_buffer_limit(Some(SEND_BUFFER));
-            Ok((stream, peer))
-        }
+        Ok(peer) => Ok((stream, peer)),
         Err(error) => {
             // The peer may be gone already; the reason is in the returned error.
             stream.shutdown().await.ok();
@@ -54,7 +58,7 @@ where
     }
 }
 
-/// Makes the client's side of a handshake.
+/// Makes the client's side of a handshake; yields the stream and the server's verified certificate.
 ///
 /// In TLS 1.3 the client is done before the server has seen its certificate: whether the server
 /// accepts it shows with the first bytes read, whose error [`super::explain()`] understands.
@@ -65,21 +69,183 @@ where
 pub async fn connect<S>(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
-    stream: S,
-) -> Result<client::TlsStream<S>, TlsError>
+    mut stream: S,
+) -> Result<(TlsStream<S>, CertificateDer<'static>), TlsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut stream = TlsConnector::from(config)
-        .connect(name, stream)
-        .await
-        .map_err(failed)?;
-    if stream.get_ref().1.alpn_protocol() != Some(ALPN_HTTP2) {
+    let connection = UnbufferedClientConnection::new(config, name);
+    let mut connection = connection.map_err(TlsError::Setup)?;
+    let incoming = shake(&mut connection, &mut stream).await.map_err(failed)?;
+    if connection.alpn_protocol() != Some(ALPN_HTTP2) {
         return Err(TlsError::NoHttp2);
     }
-    let (_, connection) = stream.get_mut();
-    connection.set_buffer_limit(Some(SEND_BUFFER));
-    Ok(stream)
+    let chain = connection.peer_certificates().unwrap_or_default();
+    let certificate = chain.first().cloned().map(CertificateDer::into_owned);
+    // Not reached: rustls has verified one.
+    let certificate = certificate.ok_or(TlsError::Setup(Error::NoCertificatesPresented))?;
+    Ok((begin(connection, stream, incoming)?, certificate))
+}
+
+/// What the two sides' connections have in common.
+trait Connection: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> + Sized {
+    type Data;
+
+    /// Goes on with what has come.
+    fn process<'a>(&'a mut self, incoming: &'a mut [u8]) -> UnbufferedStatus<'a, 'a, Self::Data>;
+
+    /// The keys of the connection, and what gives the next ones.
+    fn into_secrets(self) -> Result<(ExtractedSecrets, KeySchedule), Error>;
+}
+
+impl Connection for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'a>(&'a mut self, incoming: &'a mut [u8]) -> UnbufferedStatus<'a, 'a, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn into_secrets(self) -> Result<(ExtractedSecrets, KeySchedule), Error> {
+        let (secrets, schedule) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, KeySchedule::Client(schedule)))
+    }
+}
+
+impl Connection for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'a>(&'a mut self, incoming: &'a mut [u8]) -> UnbufferedStatus<'a, 'a, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn into_secrets(self) -> Result<(ExtractedSecrets, KeySchedule), Error> {
+        let (secrets, schedule) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, KeySchedule::Server(schedule)))
+    }
+}
+
+/// What a handshake does next.
+enum Next {
+    Process,
+    Send,
+    Read,
+    Done,
+    Fail(io::Error),
+}
+
+/// Makes a handshake as rustls wants it; yields what has come behind it.
+async fn shake<S, C>(connection: &mut C, stream: &mut S) -> io::Result<Incoming>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    C: Connection,
+{
+    let mut incoming = Incoming::default();
+    let mut outgoing = Vec::new();
+    loop {
+        match step(connection, &mut incoming, &mut outgoing) {
+            Next::Process => {}
+            Next::Send => send(&mut outgoing, stream).await?,
+            Next::Read => {
+                let read = poll_fn(|context| incoming.poll_fill(stream, context)).await?;
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            Next::Done => {
+                send(&mut outgoing, stream).await?;
+                return Ok(incoming);
+            }
+            Next::Fail(error) => {
+                // rustls has made an alert of it, and cannot go on otherwise. The peer may be gone.
+                while connection.wants_write()
+                    && matches!(
+                        step(connection, &mut incoming, &mut outgoing),
+                        Next::Process
+                    )
+                {}
+                send(&mut outgoing, stream).await.ok();
+                return Err(error);
+            }
+        }
+    }
+}
+
+async fn send<S: AsyncWrite + Unpin>(outgoing: &mut Vec<u8>, stream: &mut S) -> io::Result<()> {
+    stream.write_all(outgoing).await?;
+    outgoing.clear();
+    stream.flush().await
+}
+
+/// One step of a handshake.
+fn step<C: Connection>(
+    connection: &mut C,
+    incoming: &mut Incoming,
+    outgoing: &mut Vec<u8>,
+) -> Next {
+    let UnbufferedStatus { discard, state, .. } = connection.process(incoming.sealed());
+    let mut data = Vec::new();
+    let next = match state {
+        Ok(ConnectionState::EncodeTlsData(mut record)) => encode(&mut record, outgoing),
+        Ok(ConnectionState::TransmitTlsData(sending)) => {
+            sending.done();
+            Next::Send
+        }
+        Ok(ConnectionState::BlockedHandshake) => Next::Read,
+        Ok(ConnectionState::WriteTraffic(_)) => Next::Done,
+        // The first data came together with the end of the handshake.
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
+            match traffic.next_record() {
+                Some(Ok(record)) => data.extend_from_slice(record.payload),
+                Some(Err(error)) => break Next::Fail(invalid(error)),
+                None => break Next::Done,
+            }
+        },
+        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+            Next::Fail(io::ErrorKind::UnexpectedEof.into())
+        }
+        // Data before the handshake's end is not agreed on.
+        Ok(_) => Next::Fail(invalid(Error::HandshakeNotComplete)),
+        Err(error) => Next::Fail(invalid(error)),
+    };
+    incoming.discard(discard);
+    incoming.put_data(&data);
+    next
+}
+
+/// Takes a record that rustls has made.
+fn encode<D>(record: &mut EncodeTlsData<'_, D>, outgoing: &mut Vec<u8>) -> Next {
+    let before = outgoing.len();
+    loop {
+        let room = outgoing.get_mut(before..).unwrap_or_default();
+        match record.encode(room) {
+            Ok(length) => {
+                outgoing.truncate(before + length);
+                return Next::Process;
+            }
+            Err(EncodeError::InsufficientSize(missing)) => {
+                outgoing.resize(before + missing.required_size, 0);
+            }
+            Err(error @ EncodeError::AlreadyEncoded) => {
+                return Next::Fail(io::Error::other(error));
+            }
+        }
+    }
+}
+
+/// Goes on with records of data.
+fn begin<S, C: Connection>(
+    connection: C,
+    stream: S,
+    incoming: Incoming,
+) -> Result<TlsStream<S>, TlsError> {
+    let begun = connection
+        .into_secrets()
+        .and_then(|(secrets, schedule)| TlsStream::new(stream, schedule, secrets, incoming));
+    begun.map_err(TlsError::Setup)
+}
+
+fn invalid(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// A host as a name that certificates are verified against: a DNS name, or an IP address (an IPv6
@@ -123,9 +289,6 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     tokio::time::timeout(LINGER, drain).await.ok();
 }
 
-/// Bytes that wait in TLS for the socket, at most: a data message, so that it goes out in a few
-/// large writes. rustls has 64 KiB.
-const SEND_BUFFER: usize = 512 << 10;
 /// How long a refused client may take to read the reason: a few round trips anywhere on earth.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much a refused client may still send: more than a first flight of HTTP/2.

@@ -11,9 +11,12 @@ mod error;
 mod explain;
 mod handshake;
 mod identity;
+mod incoming;
 mod provider;
+mod record;
 mod server;
 mod source;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -26,3 +29,4 @@ pub use identity::{IdentityError, MAX_IDENTITY, peer_from_certificates};
 pub(crate) use identity::{check_identity, identity_of};
 pub use server::ServerTls;
 pub use source::{Origin, PairSource, PemSource, RootSource};
+pub use stream::TlsStream;

@@ -126,6 +126,8 @@ impl Loaded {
             config.send_tls13_tickets = 0;
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.max_early_data_size = 0;
+            // For the records after the handshake (`TlsStream`).
+            config.enable_secret_extraction = true;
             Ok(Arc::new(config))
         };
         Ok(Self {

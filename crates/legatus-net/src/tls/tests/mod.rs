@@ -5,6 +5,7 @@ mod identities;
 mod problems;
 mod refusals;
 mod reloads;
+mod streams;
 
 use std::{
     error::Error,
@@ -110,19 +111,14 @@ async fn call(
     name: &str,
     stream: TcpStream,
 ) -> Result<CertificateDer<'static>, TlsError> {
-    let mut stream = connect(config, server_name(name)?, stream).await?;
+    let (mut stream, presented) = connect(config, server_name(name)?, stream).await?;
     let io = async {
         stream.write_u8(b'?').await?;
         stream.flush().await?;
         stream.read_u8().await
     };
     io.await.map_err(TlsError::Handshake)?;
-    let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    Ok(presented
-        .first()
-        .expect("a certificate")
-        .clone()
-        .into_owned())
+    Ok(presented)
 }
 
 /// Both ends of a loopback connection.

@@ -280,9 +280,10 @@ async fn no_session_is_resumed_even_if_the_client_would() {
     for _ in 0..3 {
         let (accepted, connected) = connection().await;
         let name = server_name("localhost").expect("a name");
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&client));
         let (accepted, connected) = tokio::join!(
             accept(Arc::clone(&server), accepted),
-            connect(Arc::clone(&client), name, connected)
+            connector.connect(name, connected)
         );
         let ((mut accepted, _), mut connected) = (accepted.expect("ok"), connected.expect("ok"));
         accepted.write_u8(0).await.expect("sent");
@@ -304,9 +305,8 @@ async fn an_http2_client_is_told_why_its_certificate_was_refused() {
     let client = async {
         let name = server_name("localhost").expect("a name");
         let config = pki.client_with(Some(&other.client));
-        let stream = connect(config, name, connected)
-            .await
-            .expect("the client is done");
+        let connected = connect(config, name, connected).await;
+        let (stream, _) = connected.expect("the client is done");
         let (_requests, connection) = h2::client::handshake(stream).await.expect("sent");
         connection.await
     };

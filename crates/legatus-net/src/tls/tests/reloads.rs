@@ -66,7 +66,7 @@ async fn a_new_certificate_is_shown_and_open_connections_stay() {
         accept(server.config(), accepted),
         connect(files.pki.client_config(), name, connected)
     );
-    let ((mut accepted, _), mut connected) = (accepted.expect("ok"), connected.expect("ok"));
+    let ((mut accepted, _), (mut connected, _)) = (accepted.expect("ok"), connected.expect("ok"));
 
     let renewed = files.renewed();
     files.write_pair(&renewed);

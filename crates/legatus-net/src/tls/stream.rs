@@ -1,0 +1,462 @@
+//! A connection after its handshake: bytes over records of TLS 1.3.
+//!
+//! The handshake is rustls's, and so is the sealing and opening of each record; the bytes between
+//! are moved here, for rustls copies what it receives three times before anyone sees it (decision
+//! 0010).
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustls::client::ClientConnectionData;
+use rustls::crypto::cipher::OutboundChunks;
+use rustls::kernel::KernelConnection;
+use rustls::server::ServerConnectionData;
+use rustls::{
+    AlertDescription, ContentType, Error, ExtractedSecrets, HandshakeType, InvalidMessage,
+    PeerMisbehaved, SupportedCipherSuite, Tls13CipherSuite,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::incoming::{Incoming, Opened};
+use super::record::{CONTENT_BYTES, Opener, Sealer};
+
+/// Bytes that wait sealed for the socket, at most: a data message, so that it goes out in a few
+/// large writes.
+const SEND_BUFFER: usize = 512 << 10;
+
+/// Slices of one write, at most: more are left for the next.
+const SLICES: usize = 16;
+
+/// Bytes of a handshake message that may be gathered, at most: that of a ticket (RFC 8446, 4.6.1).
+const HANDSHAKE_BYTES: usize = 128 << 10;
+
+/// What gives new keys when one side asks for them (RFC 8446, 4.6.3).
+pub(super) enum KeySchedule {
+    Client(KernelConnection<ClientConnectionData>),
+    Server(KernelConnection<ServerConnectionData>),
+}
+
+/// TLS 1.3 over a stream, both sides verified.
+///
+/// Dropping it without a shutdown leaves the peer without the news that nothing is missing.
+pub struct TlsStream<S> {
+    stream: S,
+    schedule: KeySchedule,
+    /// Records that one key may seal.
+    limit: u64,
+    opener: Opener,
+    incoming: Incoming,
+    /// A handshake message that has come in part.
+    handshake: Vec<u8>,
+    /// Whether the peer has said that nothing follows.
+    ended: bool,
+    /// Why nothing can be read any more.
+    failure: Option<Error>,
+    sealer: Sealer,
+    outgoing: Outgoing,
+    /// Whether the peer asked for new keys of ours, before the next data.
+    owes_keys: bool,
+    /// Whether the peer knows that nothing follows.
+    closed: bool,
+}
+
+impl<S> fmt::Debug for TlsStream<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TlsStream").finish_non_exhaustive()
+    }
+}
+
+impl KeySchedule {
+    fn suite(&self) -> Result<&'static Tls13CipherSuite, Error> {
+        let suite = match self {
+            Self::Client(connection) => connection.negotiated_cipher_suite(),
+            Self::Server(connection) => connection.negotiated_cipher_suite(),
+        };
+        match suite {
+            SupportedCipherSuite::Tls13(suite) => Ok(suite),
+            // Not reached: our configurations allow TLS 1.3 alone.
+            #[allow(
+                unreachable_patterns,
+                clippy::allow_attributes,
+                reason = "rustls may know others"
+            )]
+            _ => Err(Error::General(
+                "a cipher suite that is not of TLS 1.3".into(),
+            )),
+        }
+    }
+
+    fn next_opener(&mut self) -> Result<Opener, Error> {
+        let suite = self.suite()?;
+        let secrets = match self {
+            Self::Client(connection) => connection.update_rx_secret(),
+            Self::Server(connection) => connection.update_rx_secret(),
+        };
+        Opener::new(suite, secrets?)
+    }
+
+    fn next_sealer(&mut self) -> Result<Sealer, Error> {
+        let suite = self.suite()?;
+        let secrets = match self {
+            Self::Client(connection) => connection.update_tx_secret(),
+            Self::Server(connection) => connection.update_tx_secret(),
+        };
+        Sealer::new(suite, secrets?)
+    }
+}
+
+impl<S> TlsStream<S> {
+    /// Goes on where a handshake ended; `incoming` has what came behind it.
+    pub(super) fn new(
+        stream: S,
+        schedule: KeySchedule,
+        secrets: ExtractedSecrets,
+        incoming: Incoming,
+    ) -> Result<Self, Error> {
+        let suite = schedule.suite()?;
+        Ok(Self {
+            stream,
+            limit: suite.common.confidentiality_limit,
+            schedule,
+            opener: Opener::new(suite, secrets.rx)?,
+            incoming,
+            handshake: Vec::new(),
+            ended: false,
+            failure: None,
+            sealer: Sealer::new(suite, secrets.tx)?,
+            outgoing: Outgoing::default(),
+            owes_keys: false,
+            closed: false,
+        })
+    }
+
+    /// Opens records until there is data; false if the next record has not come whole.
+    fn open(&mut self) -> Result<bool, Error> {
+        while !self.ended {
+            match self.incoming.open(&mut self.opener)? {
+                None => return Ok(false),
+                Some(Opened::Data) => return Ok(true),
+                Some(Opened::Other(ContentType::Alert, alert)) => self.hear(&alert)?,
+                Some(Opened::Other(ContentType::Handshake, part)) => self.gather(&part)?,
+                Some(Opened::Other(other, _)) => return Err(unexpected(other)),
+            }
+        }
+        Ok(false)
+    }
+
+    /// An alert (RFC 8446, 6): the end, or an error.
+    fn hear(&mut self, alert: &[u8]) -> Result<(), Error> {
+        let [_level, description] = alert else {
+            return Err(Error::InvalidMessage(InvalidMessage::MessageTooLarge));
+        };
+        match AlertDescription::from(*description) {
+            AlertDescription::CloseNotify => self.ended = true,
+            // "I leave of my own will": the end comes behind it (RFC 8446, 6.1).
+            AlertDescription::UserCanceled => {}
+            fatal => return Err(Error::AlertReceived(fatal)),
+        }
+        Ok(())
+    }
+
+    /// A part of the handshake messages that may come after the handshake.
+    fn gather(&mut self, part: &[u8]) -> Result<(), Error> {
+        self.handshake.extend_from_slice(part);
+        while let Some([kind, high, middle, low]) = self.handshake.first_chunk() {
+            let kind = HandshakeType::from(*kind);
+            let length = u32::from_be_bytes([0, *high, *middle, *low]);
+            let whole = usize::try_from(length).map_or(usize::MAX, |length| length + 4);
+            if whole > HANDSHAKE_BYTES {
+                return Err(Error::InvalidMessage(
+                    InvalidMessage::HandshakePayloadTooLarge,
+                ));
+            }
+            if self.handshake.len() < whole {
+                return Ok(());
+            }
+            let rest = self.handshake.split_off(whole);
+            let message = std::mem::replace(&mut self.handshake, rest);
+            match (kind, &self.schedule) {
+                (HandshakeType::KeyUpdate, _) => {
+                    self.update_keys(message.get(4..).unwrap_or_default())?
+                }
+                // Sessions are not resumed.
+                (HandshakeType::NewSessionTicket, KeySchedule::Client(_)) => {}
+                _ => return Err(unexpected(ContentType::Handshake)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer has new keys, and may ask for ours (RFC 8446, 4.6.3).
+    fn update_keys(&mut self, message: &[u8]) -> Result<(), Error> {
+        if !self.handshake.is_empty() {
+            return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
+        }
+        match message {
+            [0] => {}
+            [1] => self.owes_keys = true,
+            _ => return Err(Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate)),
+        }
+        self.opener = self.schedule.next_opener()?;
+        Ok(())
+    }
+
+    /// Seals data, behind new keys where they are due.
+    fn seal_data(&mut self, mut data: OutboundChunks<'_>) -> Result<(), Error> {
+        while !data.is_empty() {
+            let (content, rest) = data.split_at(CONTENT_BYTES);
+            // The message that tells of new keys is sealed with the old ones.
+            if self.owes_keys || self.sealer.sealed().saturating_add(1) >= self.limit {
+                self.renew_keys()?;
+            }
+            self.outgoing
+                .push(self.sealer.seal(ContentType::ApplicationData, content)?);
+            data = rest;
+        }
+        Ok(())
+    }
+
+    fn renew_keys(&mut self) -> Result<(), Error> {
+        let not_requested = [HandshakeType::KeyUpdate.into(), 0, 0, 1, 0];
+        let message = OutboundChunks::Single(&not_requested);
+        self.outgoing
+            .push(self.sealer.seal(ContentType::Handshake, message)?);
+        self.sealer = self.schedule.next_sealer()?;
+        self.owes_keys = false;
+        Ok(())
+    }
+
+    /// Seals the last record that the peer gets.
+    fn seal_alert(&mut self, level: u8, description: AlertDescription) -> Result<(), Error> {
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
+        let alert = [level, description.into()];
+        let record = self
+            .sealer
+            .seal(ContentType::Alert, OutboundChunks::Single(&alert))?;
+        self.outgoing.push(record);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl<S> TlsStream<S> {
+    /// Has one key seal so many records.
+    pub(super) fn renew_after(&mut self, records: u64) {
+        self.limit = records;
+    }
+
+    /// Bytes of memory for what has come.
+    pub(super) fn buffered(&self) -> usize {
+        self.incoming.capacity()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
+    /// Notes why nothing can be read any more, and tells the peer.
+    fn fail(&mut self, error: Error, context: &mut Context<'_>) -> io::Error {
+        if let Some(alert) = alert_for(&error)
+            && self.seal_alert(FATAL, alert).is_ok()
+        {
+            // As well as it goes: the peer may be gone, and the error is what counts.
+            let _ = self.outgoing.poll_send(&mut self.stream, context);
+        }
+        self.failure = Some(error.clone());
+        invalid(error)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = target.filled().len();
+        loop {
+            this.incoming.take(target);
+            if target.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(error) = &this.failure {
+                return Poll::Ready(Err(invalid(error.clone())));
+            }
+            let opened = this.open();
+            match opened {
+                Ok(true) => continue,
+                // What was read before it comes first.
+                Err(error) if target.filled().len() > before => {
+                    this.fail(error, context);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) => return Poll::Ready(Err(this.fail(error, context))),
+                Ok(false) => {}
+            }
+            if this.ended || target.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+            if ready!(this.incoming.poll_fill(&mut this.stream, context))? == 0 {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the connection was closed without a farewell of TLS",
+                )));
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        while this.outgoing.bytes >= SEND_BUFFER {
+            ready!(this.outgoing.poll_send_some(&mut this.stream, context))?;
+        }
+        let mut chunks: [&[u8]; SLICES] = [&[]; SLICES];
+        for (chunk, slice) in chunks.iter_mut().zip(slices) {
+            *chunk = slice;
+        }
+        let (data, _) = OutboundChunks::new(&chunks).split_at(SEND_BUFFER - this.outgoing.bytes);
+        let count = data.len();
+        this.seal_data(data).map_err(invalid)?;
+        match this.outgoing.poll_send(&mut this.stream, context) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // What was sealed is taken, and sent as the socket has room.
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(count)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(this.outgoing.poll_send(&mut this.stream, context))?;
+        Pin::new(&mut this.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.seal_alert(WARNING, AlertDescription::CloseNotify)
+            .map_err(invalid)?;
+        ready!(this.outgoing.poll_send(&mut this.stream, context))?;
+        Pin::new(&mut this.stream).poll_shutdown(context)
+    }
+}
+
+/// Sealed records that wait for the socket.
+#[derive(Default)]
+struct Outgoing {
+    records: VecDeque<Vec<u8>>,
+    /// How many bytes of the first were sent.
+    sent: usize,
+    /// How many bytes wait.
+    bytes: usize,
+}
+
+impl Outgoing {
+    fn push(&mut self, record: Vec<u8>) {
+        self.bytes += record.len();
+        self.records.push_back(record);
+    }
+
+    /// Sends all that waits.
+    fn poll_send<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.bytes > 0 {
+            ready!(self.poll_send_some(stream, context))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends some of what waits, which is something.
+    fn poll_send_some<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut slices = [IoSlice::new(&[]); SEND_BUFFER / CONTENT_BYTES + 2];
+        let mut sent = self.sent;
+        for (slice, record) in slices.iter_mut().zip(&self.records) {
+            let rest = record.get(std::mem::take(&mut sent)..);
+            *slice = IoSlice::new(rest.unwrap_or_default());
+        }
+        let count = self.records.len().min(slices.len());
+        let slices = slices.get(..count).unwrap_or_default();
+        let count = ready!(Pin::new(stream).poll_write_vectored(context, slices))?;
+        if count == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.forget(count);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Drops what was sent.
+    fn forget(&mut self, count: usize) {
+        self.bytes = self.bytes.saturating_sub(count);
+        self.sent += count;
+        while let Some(first) = self.records.front()
+            && first.len() <= self.sent
+        {
+            self.sent -= first.len();
+            self.records.pop_front();
+        }
+        if self.records.is_empty() && self.records.capacity() > SLICES {
+            self.records = VecDeque::new();
+        }
+    }
+}
+
+/// Levels of alerts (RFC 8446, 6).
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+
+/// What the peer is told of an error, unless it said it itself (RFC 8446, 6.2).
+fn alert_for(error: &Error) -> Option<AlertDescription> {
+    Some(match error {
+        Error::AlertReceived(_) => return None,
+        Error::DecryptError => AlertDescription::BadRecordMac,
+        Error::PeerSentOversizedRecord | Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
+            AlertDescription::RecordOverflow
+        }
+        Error::InvalidMessage(_) => AlertDescription::DecodeError,
+        Error::InappropriateMessage { .. } | Error::PeerMisbehaved(_) => {
+            AlertDescription::UnexpectedMessage
+        }
+        _ => AlertDescription::InternalError,
+    })
+}
+
+fn unexpected(content: ContentType) -> Error {
+    Error::InappropriateMessage {
+        expect_types: vec![ContentType::ApplicationData],
+        got_type: content,
+    }
+}
+
+fn invalid(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
