@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     Arguments, Call, Channel, ControlSender, Effects, Fault, Local, Outcome, Placement, Request,
@@ -212,28 +213,38 @@ pub enum Link {
 /// The client's end of a running call. Dropping it cancels the call.
 #[derive(Debug)]
 pub struct Conversation {
+    /// How the call ends. Dropping it ends the call; a channel that is dropped afterwards is not
+    /// told as the end of its messages, which the Commander would take for all of them.
+    pub outcome: PendingOutcome,
     /// Messages to and from the Commander. It ends when the call has ended.
     pub channel: Channel,
     /// Signals and resizes to what the call runs.
     pub controls: ControlSender,
-    /// How the call ends.
-    pub outcome: PendingOutcome,
 }
 
 /// How a running call will end.
 #[derive(Debug)]
-pub struct PendingOutcome(oneshot::Receiver<Outcome>);
+pub struct PendingOutcome {
+    outcome: oneshot::Receiver<Outcome>,
+    dropped: DropGuard,
+}
 
 impl PendingOutcome {
     /// A pending outcome and the end that decides it.
     pub fn new() -> (oneshot::Sender<Outcome>, Self) {
-        let (tx, rx) = oneshot::channel();
-        (tx, Self(rx))
+        let (decide, outcome) = oneshot::channel();
+        let dropped = CancellationToken::new().drop_guard();
+        (decide, Self { outcome, dropped })
+    }
+
+    /// Fires when nobody waits for the outcome any more.
+    pub fn dropped(&self) -> CancellationToken {
+        self.dropped.token().clone()
     }
 
     /// Waits for the outcome; [`Outcome::Lost`] if whoever should tell it has gone.
     pub async fn wait(self) -> Outcome {
-        self.0.await.unwrap_or_else(|_| {
+        self.outcome.await.unwrap_or_else(|_| {
             Outcome::Lost(Fault::new("the connection ended before the call did"))
         })
     }

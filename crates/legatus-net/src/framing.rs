@@ -148,7 +148,19 @@ impl Buf for Piece {
 }
 
 /// What tells a call's pieces, one after the other.
-pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Piece> + Send>>;
+pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, Abandoned>> + Send>>;
+
+/// A call is over for whoever sends its messages, before all of them were sent: the stream is reset
+/// instead of ended.
+#[derive(Debug, Error)]
+#[error("the call was abandoned")]
+pub(crate) struct Abandoned(#[source] h2::Error);
+
+impl Default for Abandoned {
+    fn default() -> Self {
+        Self(h2::Reason::CANCEL.into())
+    }
+}
 
 /// An error of a body.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -210,12 +222,9 @@ impl http_body::Body for Body {
             }
             Self::Call(call) => {
                 let piece = ready!(call.pieces.as_mut().poll_next(context));
-                let frame = piece.map(Frame::data);
-                Poll::Ready(
-                    frame
-                        .or_else(|| call.trailers.take().map(Frame::trailers))
-                        .map(Ok),
-                )
+                let frame = piece.map(|piece| piece.map(Frame::data).map_err(Into::into));
+                let trailers = || call.trailers.take().map(|last| Ok(Frame::trailers(last)));
+                Poll::Ready(frame.or_else(trailers))
             }
         }
     }

@@ -89,9 +89,12 @@ pub(crate) async fn send(
     let Conversation {
         channel,
         controls,
-        outcome,
+        outcome: pending,
     } = caller.open(request).await?;
     let (sender, mut receiver) = channel.split();
+    // Ended by the end of standard input alone: whatever else ends the call drops `outcome` first.
+    let mut sender = Some(sender);
+    let outcome = pending;
     let upload = async {
         let Some(mut stdin) = local.stdin() else {
             return Ok(());
@@ -101,10 +104,13 @@ pub(crate) async fn send(
                 .read()
                 .await
                 .map_err(|error| Fault::new(format!("cannot read standard input: {error}")))?;
-            // The call may end before the input does.
-            if bytes.is_empty() || sender.send(bytes).await.is_err() {
-                drop(sender);
+            let Some(open) = sender.as_mut().filter(|_| !bytes.is_empty()) else {
+                sender = None;
                 return Ok::<_, Fault>(());
+            };
+            if open.send(bytes).await.is_err() {
+                // The call has ended before the input.
+                return Ok(());
             }
         }
     };

@@ -15,9 +15,10 @@ const STREAM_BYTES: usize = 256 << 10;
 
 /// A connection that the server has opened.
 pub(super) struct Opened {
+    /// Dropped first, so that a connection that fails is not ended in good order.
+    pub(super) outcome: PendingOutcome,
     pub(super) sink: ChannelSender,
     pub(super) source: ChannelReceiver,
-    pub(super) outcome: PendingOutcome,
     /// As long as it lives, so does the call.
     _controls: ControlSender,
 }

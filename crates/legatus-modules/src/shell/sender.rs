@@ -136,8 +136,13 @@ impl User<'_> {
         let Conversation {
             channel,
             controls,
-            outcome,
+            outcome: pending,
         } = conversation;
+        let (sink, source) = channel.split();
+        // Whoever leaves does not end the input: that would be Ctrl-D for the program there. So it
+        // ends after the call does, which ends when `outcome` is dropped.
+        let _open = sink.clone();
+        let outcome = pending;
         let Self {
             caller,
             local,
@@ -152,9 +157,6 @@ impl User<'_> {
                 })?),
                 None => None,
             };
-        let (sink, source) = channel.split();
-        // Whoever leaves does not end the input: that would be Ctrl-D for the program there.
-        let _open = sink.clone();
         let input = async {
             if self.gives_input {
                 let keys = terminal.is_some();

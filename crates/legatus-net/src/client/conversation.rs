@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use super::Client;
 use super::error::ConnectError;
 use super::kept;
-use crate::framing::{Body, CALL_PATH, CONTENT_TYPE, MessageReader, Piece, Pieces};
+use crate::framing::{Abandoned, Body, CALL_PATH, CONTENT_TYPE, MessageReader, Piece, Pieces};
 
 /// Opens a call; what the server says to it comes as the conversation's outcome.
 pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Conversation, Fault> {
@@ -27,13 +27,14 @@ pub(super) fn open(client: &Client, module: &str, request: Request) -> Result<Co
     let (to_sender, from_sender) = theirs.split();
     let (controls, controlled) = Control::queue();
     let (decide, outcome) = PendingOutcome::new();
+    let dropped = outcome.dropped();
     let client = client.clone();
     tokio::spawn(async move {
         let mut decide = decide;
         // Controls find the call from the server's first answer on.
         let taken = CancellationToken::new();
         let outcome = tokio::select! {
-            outcome = converse(&client, open, from_sender, to_sender, &taken) => outcome,
+            outcome = converse(&client, pieces(open, from_sender, dropped), to_sender, &taken) => outcome,
             // The conversation was dropped: leaving this task resets the stream, which cancels
             // the call.
             () = decide.closed() => return,
@@ -82,12 +83,11 @@ pub(super) fn first_message(module: &str, request: Request) -> Result<(String, O
 /// Drives a call from Open to its outcome.
 async fn converse(
     client: &Client,
-    open: Open,
-    from_sender: ChannelReceiver,
+    pieces: Pieces,
     to_sender: ChannelSender,
     taken: &CancellationToken,
 ) -> Outcome {
-    match begin(client, pieces(open, from_sender)).await {
+    match begin(client, pieces).await {
         Ok(replies) => {
             taken.cancel();
             receive(client, replies, to_sender).await
@@ -124,12 +124,22 @@ pub(super) async fn begin(client: &Client, pieces: Pieces) -> Result<MessageRead
     }
 }
 
-/// Open, then the Sender's messages.
-fn pieces(open: Open, from_sender: ChannelReceiver) -> Pieces {
-    let first = stream::iter([Piece::from(call_request::Part::Open(open))]);
-    let rest = stream::unfold(from_sender, |mut receiver| async move {
-        let message = receiver.receive().await?;
-        Some((Piece::from(call_request::Part::Message(message)), receiver))
+/// Open, then the Sender's messages. They end when the Sender has said all; if the conversation was
+/// dropped first, the Commander must not take what it got for everything.
+fn pieces(open: Open, from_sender: ChannelReceiver, dropped: CancellationToken) -> Pieces {
+    let first = stream::iter([Ok(Piece::from(call_request::Part::Open(open)))]);
+    let rest = stream::try_unfold(from_sender, move |mut receiver| {
+        let dropped = dropped.clone();
+        async move {
+            match receiver.receive().await {
+                Some(message) => {
+                    let piece = Piece::from(call_request::Part::Message(message));
+                    Ok(Some((piece, receiver)))
+                }
+                None if dropped.is_cancelled() => Err(Abandoned::default()),
+                None => Ok(None),
+            }
+        }
     });
     Box::pin(futures_util::StreamExt::chain(first, rest))
 }
@@ -204,4 +214,27 @@ fn random_id() -> Result<String, Fault> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| Fault::new(format!("no randomness: {error}")))?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_conversation_that_is_dropped_resets_its_stream_instead_of_ending_it() {
+        for outcome_is_dropped_first in [false, true] {
+            let (ours, theirs) = Channel::pair(100);
+            let (_decide, outcome) = PendingOutcome::new();
+            let dropped = outcome.dropped();
+            let mut pieces = pieces(Open::default(), theirs.split().1, dropped);
+            let _outcome = Some(outcome).filter(|_| !outcome_is_dropped_first);
+            drop(ours);
+            assert!(matches!(pieces.next().await, Some(Ok(_))), "Open");
+            let last = pieces.next().await;
+            assert_eq!(matches!(last, Some(Err(_))), outcome_is_dropped_first);
+            assert_eq!(last.is_none(), !outcome_is_dropped_first);
+        }
+    }
 }

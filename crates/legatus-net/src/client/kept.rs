@@ -69,7 +69,7 @@ pub(super) fn open(client: &Client, id: String, open: Open) -> Conversation {
         session: attach.map_or_else(|| id.clone(), |attach| attach.session.clone()),
         id,
         open,
-        uplink: Arc::new(Uplink::new(from_sender)),
+        uplink: Arc::new(Uplink::new(from_sender, outcome.dropped())),
         to_sender,
         controlled,
         undelivered: None,

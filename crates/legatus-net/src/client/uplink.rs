@@ -25,6 +25,8 @@ pub(super) struct Uplink {
     source: tokio::sync::Mutex<ChannelReceiver>,
     state: Mutex<State>,
     changes: watch::Sender<u64>,
+    /// Fires when the conversation was dropped.
+    dropped: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -57,8 +59,9 @@ struct Cursor {
 }
 
 impl Uplink {
-    pub(super) fn new(source: ChannelReceiver) -> Self {
+    pub(super) fn new(source: ChannelReceiver, dropped: CancellationToken) -> Self {
         Self {
+            dropped,
             source: tokio::sync::Mutex::new(source),
             state: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -85,10 +88,10 @@ impl Uplink {
             self.state().untold();
         }
         let uplink = Arc::clone(self);
-        let first = stream::iter([Piece::from(Part::Open(open))]);
+        let first = stream::iter([Ok(Piece::from(Part::Open(open)))]);
         let rest = stream::unfold((uplink, cursor), move |(uplink, mut cursor)| async move {
             let part = uplink.next(&mut cursor).await?;
-            Some((Piece::from(part), (uplink, cursor)))
+            Some((Ok(Piece::from(part)), (uplink, cursor)))
         });
         Box::pin(first.chain(rest))
     }
@@ -146,7 +149,11 @@ impl Uplink {
                 biased;
                 () = cursor.stop.cancelled() => return None,
                 changed = cursor.changes.changed() => changed.ok()?,
-                message = more => self.state().push(message),
+                message = more => match message {
+                    // What was said is not all there is: the goodbye tells what becomes of it.
+                    None if self.dropped.is_cancelled() => return None,
+                    message => self.state().push(message),
+                },
             }
         }
     }
@@ -227,5 +234,50 @@ impl State {
 
     fn untold(&mut self) {
         self.knows = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use legatus_core::{Channel, PendingOutcome};
+
+    use super::*;
+
+    /// What is sent of a half that has said something and is dropped then, two parts at most.
+    async fn sent(outcome_is_dropped_first: bool) -> [Option<Part>; 2] {
+        let (ours, theirs) = Channel::pair(100);
+        let (_decide, outcome) = PendingOutcome::new();
+        let uplink = Uplink::new(theirs.split().1, outcome.dropped());
+        let (sink, _source) = ours.split();
+        sink.send(Bytes::from_static(b"half")).await.unwrap();
+        let _outcome = Some(outcome).filter(|_| !outcome_is_dropped_first);
+        drop(sink);
+        let mut cursor = Cursor {
+            place: 0,
+            knows_place: true,
+            told_end: false,
+            told_fetched: false,
+            changes: uplink.changes.subscribe(),
+            stop: CancellationToken::new(),
+        };
+        [
+            uplink.next(&mut cursor).await,
+            uplink.next(&mut cursor).await,
+        ]
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_half_is_told() {
+        let message = Part::Message(Bytes::from_static(b"half"));
+        assert_eq!(
+            sent(false).await,
+            [Some(message), Some(Part::End(Empty {}))]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_conversation_that_is_dropped_is_not_the_end_of_its_messages() {
+        let message = Part::Message(Bytes::from_static(b"half"));
+        assert_eq!(sent(true).await, [Some(message), None]);
     }
 }

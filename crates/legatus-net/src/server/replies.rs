@@ -36,7 +36,7 @@ pub(super) fn stream(
         replying,
         |mut replying| async move {
             let part = replying.next().await?;
-            Some((Piece::from(part), replying))
+            Some((Ok(Piece::from(part)), replying))
         },
     ))
 }
