@@ -10,7 +10,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, UnbufferedConnectionCommon, UnbufferedStatus,
 };
-use rustls::{ClientConfig, Error, ExtractedSecrets, ServerConfig};
+use rustls::{ClientConfig, Error, ExtractedSecrets, InvalidMessage, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -134,6 +134,9 @@ enum Next {
 }
 
 /// Makes a handshake as rustls wants it; yields what has come behind it.
+///
+/// rustls sees one record more only when it has done with those before, and none when the handshake
+/// is over: what comes then is not its own.
 async fn shake<S, C>(connection: &mut C, stream: &mut S) -> io::Result<Incoming>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -141,15 +144,27 @@ where
 {
     let mut incoming = Incoming::default();
     let mut outgoing = Vec::new();
+    // Where the record begins that rustls sees last.
+    let mut last = 0;
     loop {
-        match step(connection, &mut incoming, &mut outgoing) {
+        let (come, record) = incoming.record_at(last);
+        let seen = if connection.is_handshaking() {
+            record.unwrap_or(come)
+        } else {
+            0
+        };
+        let (next, discard) = step(connection, incoming.sealed(seen), &mut outgoing);
+        incoming.discard(discard);
+        last = last.saturating_sub(discard);
+        match next {
             Next::Process => {}
             Next::Send => send(&mut outgoing, stream).await?,
+            Next::Read if seen < come => last = seen.saturating_sub(discard),
             Next::Read => {
-                let read = poll_fn(|context| incoming.poll_fill(stream, context)).await?;
-                if read == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                if record.is_some() {
+                    last = seen.saturating_sub(discard);
                 }
+                read(&mut incoming, stream).await?;
             }
             Next::Done => {
                 send(&mut outgoing, stream).await?;
@@ -158,15 +173,25 @@ where
             Next::Fail(error) => {
                 // rustls has made an alert of it, and cannot go on otherwise. The peer may be gone.
                 while connection.wants_write()
-                    && matches!(
-                        step(connection, &mut incoming, &mut outgoing),
-                        Next::Process
-                    )
-                {}
+                    && let (Next::Process, _) = step(connection, &mut [], &mut outgoing)
+                {
+                }
                 send(&mut outgoing, stream).await.ok();
                 return Err(error);
             }
         }
+    }
+}
+
+/// Waits for more of a handshake.
+async fn read<S: AsyncRead + Unpin>(incoming: &mut Incoming, stream: &mut S) -> io::Result<()> {
+    // What is left is a message that has come in part.
+    if incoming.record_at(0).0 > HANDSHAKE_BYTES {
+        return Err(invalid(InvalidMessage::HandshakePayloadTooLarge.into()));
+    }
+    match poll_fn(|context| incoming.poll_fill(stream, context)).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
     }
 }
 
@@ -176,14 +201,13 @@ async fn send<S: AsyncWrite + Unpin>(outgoing: &mut Vec<u8>, stream: &mut S) -> 
     stream.flush().await
 }
 
-/// One step of a handshake.
+/// One step of a handshake, and how many of the bytes that were seen are done with.
 fn step<C: Connection>(
     connection: &mut C,
-    incoming: &mut Incoming,
+    seen: &mut [u8],
     outgoing: &mut Vec<u8>,
-) -> Next {
-    let UnbufferedStatus { discard, state, .. } = connection.process(incoming.sealed());
-    let mut data = Vec::new();
+) -> (Next, usize) {
+    let UnbufferedStatus { discard, state, .. } = connection.process(seen);
     let next = match state {
         Ok(ConnectionState::EncodeTlsData(mut record)) => encode(&mut record, outgoing),
         Ok(ConnectionState::TransmitTlsData(sending)) => {
@@ -192,24 +216,11 @@ fn step<C: Connection>(
         }
         Ok(ConnectionState::BlockedHandshake) => Next::Read,
         Ok(ConnectionState::WriteTraffic(_)) => Next::Done,
-        // The first data came together with the end of the handshake.
-        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
-            match traffic.next_record() {
-                Some(Ok(record)) => data.extend_from_slice(record.payload),
-                Some(Err(error)) => break Next::Fail(invalid(error)),
-                None => break Next::Done,
-            }
-        },
-        Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-            Next::Fail(io::ErrorKind::UnexpectedEof.into())
-        }
-        // Data before the handshake's end is not agreed on.
+        // Whoever leaves or sends data before the end is not followed.
         Ok(_) => Next::Fail(invalid(Error::HandshakeNotComplete)),
         Err(error) => Next::Fail(invalid(error)),
     };
-    incoming.discard(discard);
-    incoming.put_data(&data);
-    next
+    (next, discard)
 }
 
 /// Takes a record that rustls has made.
@@ -289,6 +300,8 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     tokio::time::timeout(LINGER, drain).await.ok();
 }
 
+/// Bytes of a handshake message in its records, at most: rustls takes 64 KiB of content.
+const HANDSHAKE_BYTES: usize = 128 << 10;
 /// How long a refused client may take to read the reason: a few round trips anywhere on earth.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much a refused client may still send: more than a first flight of HTTP/2.

@@ -38,8 +38,8 @@ pub(super) struct Incoming {
 
 /// What a record carried that is not data.
 pub(super) enum Opened {
-    /// Data, which [`Incoming::take`] takes.
-    Data,
+    /// So many bytes of data, which [`Incoming::take`] takes.
+    Data(usize),
     Other(ContentType, Vec<u8>),
 }
 
@@ -55,9 +55,18 @@ impl Default for Incoming {
 }
 
 impl Incoming {
-    /// The bytes as they came, for a handshake.
-    pub(super) fn sealed(&mut self) -> &mut [u8] {
-        &mut self.buffer
+    /// How many bytes have come, and where the record at `start` ends if it is there whole: of a
+    /// handshake, of which nothing was opened yet.
+    pub(super) fn record_at(&self, start: usize) -> (usize, Option<usize>) {
+        let come = self.buffer.len();
+        let rest = self.buffer.get(start..).unwrap_or_default();
+        let end = record::end(rest).map(|length| start + length);
+        (come, end.filter(|end| *end <= come))
+    }
+
+    /// So many bytes from the front, as they came.
+    pub(super) fn sealed(&mut self, count: usize) -> &mut [u8] {
+        self.buffer.get_mut(..count).unwrap_or_default()
     }
 
     /// Forgets sealed bytes at the front.
@@ -68,16 +77,6 @@ impl Incoming {
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.buffer.capacity()
-    }
-
-    /// Puts data in front of the sealed bytes.
-    pub(super) fn put_data(&mut self, data: &[u8]) {
-        if data.is_empty() {
-            return;
-        }
-        let sealed = std::mem::replace(&mut self.buffer, BytesMut::from(data));
-        self.buffer.extend_from_slice(&sealed);
-        self.data = data.len();
     }
 
     /// Waits for more bytes; how many have come, 0 at the stream's end.
@@ -124,11 +123,11 @@ impl Incoming {
         };
         let InboundPlainMessage { typ, payload, .. } = opener.open(record)?;
         if typ == ContentType::ApplicationData {
-            self.data = payload.len();
-            self.tail = length - self.data;
+            let data = payload.len();
+            (self.data, self.tail) = (data, length - data);
             self.buffer.advance(HEADER_BYTES);
             self.finish();
-            return Ok(Some(Opened::Data));
+            return Ok(Some(Opened::Data(data)));
         }
         let payload = payload.to_vec();
         self.buffer.advance(whole);

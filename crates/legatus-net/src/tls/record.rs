@@ -110,6 +110,12 @@ fn key_of(secrets: ConnectionTrafficSecrets) -> Result<(AeadKey, Iv), Error> {
     }
 }
 
+/// Where the record at the front ends, of whatever type, if its header is whole.
+pub(super) fn end(bytes: &[u8]) -> Option<usize> {
+    let [_, _, _, high, low] = bytes.first_chunk::<HEADER_BYTES>()?;
+    Some(HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low])))
+}
+
 /// How many bytes the record at the front has behind its header, if the header is whole.
 pub(super) fn length(bytes: &[u8]) -> Result<Option<usize>, Error> {
     let Some([outer, _, _, high, low]) = bytes.first_chunk::<HEADER_BYTES>() else {

@@ -33,13 +33,16 @@ const SLICES: usize = 16;
 /// Bytes of a handshake message that may be gathered, at most: that of a ticket (RFC 8446, 4.6.1).
 const HANDSHAKE_BYTES: usize = 128 << 10;
 
+/// Records one after the other that carry no data, at most; rustls takes 32 new keys.
+const FRUITLESS_RECORDS: u32 = 32;
+
 /// What gives new keys when one side asks for them (RFC 8446, 4.6.3).
 pub(super) enum KeySchedule {
     Client(KernelConnection<ClientConnectionData>),
     Server(KernelConnection<ServerConnectionData>),
 }
 
-/// TLS 1.3 over a stream, both sides verified.
+/// TLS 1.3 over a stream, both sides verified. One task reads and writes it, as HTTP/2 does.
 ///
 /// Dropping it without a shutdown leaves the peer without the news that nothing is missing.
 pub struct TlsStream<S> {
@@ -51,6 +54,8 @@ pub struct TlsStream<S> {
     incoming: Incoming,
     /// A handshake message that has come in part.
     handshake: Vec<u8>,
+    /// Records without data since the last that had some.
+    fruitless: u32,
     /// Whether the peer has said that nothing follows.
     ended: bool,
     /// Why nothing can be read any more.
@@ -124,6 +129,7 @@ impl<S> TlsStream<S> {
             opener: Opener::new(suite, secrets.rx)?,
             incoming,
             handshake: Vec::new(),
+            fruitless: 0,
             ended: false,
             failure: None,
             sealer: Sealer::new(suite, secrets.tx)?,
@@ -136,12 +142,27 @@ impl<S> TlsStream<S> {
     /// Opens records until there is data; false if the next record has not come whole.
     fn open(&mut self) -> Result<bool, Error> {
         while !self.ended {
-            match self.incoming.open(&mut self.opener)? {
-                None => return Ok(false),
-                Some(Opened::Data) => return Ok(true),
-                Some(Opened::Other(ContentType::Alert, alert)) => self.hear(&alert)?,
-                Some(Opened::Other(ContentType::Handshake, part)) => self.gather(&part)?,
-                Some(Opened::Other(other, _)) => return Err(unexpected(other)),
+            let Some(opened) = self.incoming.open(&mut self.opener)? else {
+                return Ok(false);
+            };
+            let is_handshake = matches!(opened, Opened::Other(ContentType::Handshake, _));
+            if !self.handshake.is_empty() && !is_handshake {
+                return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
+            }
+            match opened {
+                Opened::Data(length) if length > 0 => {
+                    self.fruitless = 0;
+                    return Ok(true);
+                }
+                Opened::Data(_) => {}
+                Opened::Other(ContentType::Alert, alert) => self.hear(&alert)?,
+                Opened::Other(ContentType::Handshake, part) => self.gather(&part)?,
+                Opened::Other(other, _) => return Err(unexpected(other)),
+            }
+            // Each costs its sender little and may cost us new keys.
+            self.fruitless += 1;
+            if self.fruitless > FRUITLESS_RECORDS {
+                return Err(PeerMisbehaved::TooManyEmptyFragments.into());
             }
         }
         Ok(false)
@@ -150,7 +171,7 @@ impl<S> TlsStream<S> {
     /// An alert (RFC 8446, 6): the end, or an error.
     fn hear(&mut self, alert: &[u8]) -> Result<(), Error> {
         let [_level, description] = alert else {
-            return Err(Error::InvalidMessage(InvalidMessage::MessageTooLarge));
+            return Err(Error::InvalidMessage(InvalidMessage::TrailingData("alert")));
         };
         match AlertDescription::from(*description) {
             AlertDescription::CloseNotify => self.ended = true,
@@ -163,6 +184,9 @@ impl<S> TlsStream<S> {
 
     /// A part of the handshake messages that may come after the handshake.
     fn gather(&mut self, part: &[u8]) -> Result<(), Error> {
+        if part.is_empty() {
+            return Err(unexpected(ContentType::Handshake));
+        }
         self.handshake.extend_from_slice(part);
         while let Some([kind, high, middle, low]) = self.handshake.first_chunk() {
             let kind = HandshakeType::from(*kind);
@@ -198,7 +222,12 @@ impl<S> TlsStream<S> {
         match message {
             [0] => {}
             [1] => self.owes_keys = true,
-            _ => return Err(Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate)),
+            [_] => return Err(Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate)),
+            _ => {
+                return Err(Error::InvalidMessage(InvalidMessage::TrailingData(
+                    "key update",
+                )));
+            }
         }
         self.opener = self.schedule.next_opener()?;
         Ok(())
@@ -257,7 +286,8 @@ impl<S> TlsStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// Notes why nothing can be read any more, and tells the peer.
+    /// Notes why nothing can be read or written any more, and tells the peer. Who reads sends that,
+    /// which is why reading and writing belong to one task.
     fn fail(&mut self, error: Error, context: &mut Context<'_>) -> io::Error {
         if let Some(alert) = alert_for(&error)
             && self.seal_alert(FATAL, alert).is_ok()
@@ -265,6 +295,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             // As well as it goes: the peer may be gone, and the error is what counts.
             let _ = self.outgoing.poll_send(&mut self.stream, context);
         }
+        self.closed = true;
         self.failure = Some(error.clone());
         invalid(error)
     }
@@ -332,12 +363,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
             ready!(this.outgoing.poll_send_some(&mut this.stream, context))?;
         }
         let mut chunks: [&[u8]; SLICES] = [&[]; SLICES];
-        for (chunk, slice) in chunks.iter_mut().zip(slices) {
+        let filled = slices.iter().filter(|slice| !slice.is_empty());
+        for (chunk, slice) in chunks.iter_mut().zip(filled) {
             *chunk = slice;
         }
         let (data, _) = OutboundChunks::new(&chunks).split_at(SEND_BUFFER - this.outgoing.bytes);
         let count = data.len();
-        this.seal_data(data).map_err(invalid)?;
+        if let Err(error) = this.seal_data(data) {
+            // Some of it may have been sealed, and nobody can tell how much.
+            this.closed = true;
+            return Poll::Ready(Err(invalid(error)));
+        }
         match this.outgoing.poll_send(&mut this.stream, context) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             // What was sealed is taken, and sent as the socket has room.
@@ -441,6 +477,9 @@ fn alert_for(error: &Error) -> Option<AlertDescription> {
         Error::DecryptError => AlertDescription::BadRecordMac,
         Error::PeerSentOversizedRecord | Error::InvalidMessage(InvalidMessage::MessageTooLarge) => {
             AlertDescription::RecordOverflow
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => {
+            AlertDescription::IllegalParameter
         }
         Error::InvalidMessage(_) => AlertDescription::DecodeError,
         Error::InappropriateMessage { .. } | Error::PeerMisbehaved(_) => {

@@ -5,13 +5,15 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 use proptest::prelude::*;
-use rustls::{AlertDescription, Error as Failure};
+use rustls::crypto::cipher::OutboundChunks;
+use rustls::{AlertDescription, ContentType, Error as Failure};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::*;
 use crate::tls::TlsStream;
+use crate::tls::record::Sealer;
 
 type Theirs = client::TlsStream<DuplexStream>;
 type TheirServer = server::TlsStream<DuplexStream>;
@@ -103,38 +105,100 @@ fn what_is_written_arrives_in_either_role_and_in_any_pieces() {
     });
 }
 
+/// A server of ours and a client of rustls's that has `last` put something behind its handshake, all of
+/// it in one write.
+async fn with_last_flight(
+    pki: &Pki,
+    last: impl FnOnce(&mut rustls::ClientConnection),
+) -> (
+    TlsStream<DuplexStream>,
+    DuplexStream,
+    rustls::ClientConnection,
+) {
+    let (near, mut far) = duplex(1 << 20);
+    let name = ServerName::try_from("localhost").expect("a name");
+    let client = rustls::ClientConnection::new(pki.client_config(), name);
+    let mut client = client.expect("a client");
+    let accepting = tokio::spawn(accept(pki.server_config(), near));
+    let flight = |client: &mut rustls::ClientConnection| {
+        let mut flight = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut flight).unwrap();
+        }
+        flight
+    };
+    while client.is_handshaking() {
+        far.write_all(&flight(&mut client)).await.unwrap();
+        let mut answer = BytesMut::new();
+        far.read_buf(&mut answer).await.unwrap();
+        client.read_tls(&mut &answer[..]).unwrap();
+        client.process_new_packets().unwrap();
+    }
+    last(&mut client);
+    far.write_all(&flight(&mut client)).await.unwrap();
+    let (ours, _) = accepting.await.unwrap().expect("accepted");
+    (ours, far, client)
+}
+
 #[tokio::test]
 async fn data_that_comes_together_with_the_end_of_the_handshake_is_not_lost() {
     let pki = Pki::new();
-    // Room for all of it at once; the server reads when everything has been written.
-    let (near, mut far) = duplex(1 << 20);
-    let mut client = rustls::ClientConnection::new(
-        pki.client_config(),
-        ServerName::try_from("localhost").expect("a name"),
-    )
-    .expect("a client");
-    let accepting = tokio::spawn(accept(pki.server_config(), near));
-    while client.is_handshaking() {
-        while client.wants_write() {
-            let mut hello = Vec::new();
-            client.write_tls(&mut hello).unwrap();
-            far.write_all(&hello).await.unwrap();
-        }
-        let mut flight = BytesMut::new();
-        far.read_buf(&mut flight).await.unwrap();
-        client.read_tls(&mut &flight[..]).unwrap();
-        client.process_new_packets().unwrap();
-    }
-    let mut last = Vec::new();
-    io::Write::write_all(&mut client.writer(), &[7; 40_000]).unwrap();
-    while client.wants_write() {
-        client.write_tls(&mut last).unwrap();
-    }
-    far.write_all(&last).await.unwrap();
-    let (mut ours, _) = accepting.await.unwrap().expect("accepted");
+    let (mut ours, _far, _client) = with_last_flight(&pki, |client| {
+        io::Write::write_all(&mut client.writer(), &[7; 40_000]).unwrap();
+    })
+    .await;
     let mut received = vec![0; 40_000];
     ours.read_exact(&mut received).await.unwrap();
     assert!(received.iter().all(|byte| *byte == 7));
+}
+
+#[tokio::test]
+async fn new_keys_that_come_together_with_the_end_of_the_handshake_are_answered() {
+    let pki = Pki::new();
+    let (mut ours, mut far, mut client) = with_last_flight(&pki, |client| {
+        client.refresh_traffic_keys().unwrap();
+        io::Write::write_all(&mut client.writer(), b"x").unwrap();
+    })
+    .await;
+    assert_eq!(ours.read_u8().await.unwrap(), b'x');
+    ours.write_all(b"answer").await.unwrap();
+    ours.flush().await.unwrap();
+    let mut answer = BytesMut::new();
+    far.read_buf(&mut answer).await.unwrap();
+    client.read_tls(&mut &answer[..]).unwrap();
+    client.process_new_packets().unwrap();
+    let mut received = [0; 6];
+    io::Read::read_exact(&mut client.reader(), &mut received).unwrap();
+    assert_eq!(&received, b"answer");
+}
+
+#[tokio::test]
+async fn a_farewell_that_comes_together_with_the_end_of_the_handshake_is_heard() {
+    let pki = Pki::new();
+    let (mut ours, _far, _client) =
+        with_last_flight(&pki, |client| client.send_close_notify()).await;
+    assert_eq!(ours.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_handshake_message_without_end_is_refused_before_it_fills_the_memory() {
+    let pki = Pki::new();
+    let (near, mut far) = duplex(1 << 20);
+    let accepting = tokio::spawn(accept(pki.server_config(), near));
+    // A message of nearly 64 KiB, a byte in each record.
+    let message = [1, 0, 0xff, 0xf0]
+        .into_iter()
+        .chain(std::iter::repeat_n(0, 0xff00));
+    for byte in message {
+        if far.write_all(&[22, 3, 1, 0, 1, byte]).await.is_err() {
+            break;
+        }
+        if accepting.is_finished() {
+            break;
+        }
+    }
+    let error = accepting.await.unwrap().expect_err("refused");
+    assert!(matches!(error, TlsError::Handshake(_)), "{error}");
 }
 
 #[tokio::test]
@@ -180,10 +244,10 @@ async fn keys_are_renewed_before_they_have_sealed_too_much() {
 }
 
 #[tokio::test]
-async fn a_peer_that_asks_for_new_keys_without_end_makes_us_owe_one_answer() {
+async fn a_peer_that_asks_for_new_keys_often_makes_us_owe_one_answer() {
     let pki = Pki::new();
     let (mut ours, mut theirs) = our_server(&pki).await;
-    for _ in 0..100 {
+    for _ in 0..30 {
         theirs.get_mut().1.refresh_traffic_keys().unwrap();
     }
     theirs.write_u8(1).await.unwrap();
@@ -264,6 +328,132 @@ fn bytes_of_any_kind_after_the_handshake_are_an_error_and_no_panic() {
             far.write_all(&bytes).await.unwrap();
             drop(far);
             ours.read_u8().await.unwrap_err();
+        });
+    });
+}
+
+/// Who seals what rustls would not send: at the client's end.
+async fn sealing(pki: &Pki) -> (TlsStream<DuplexStream>, DuplexStream, Sealer) {
+    let (ours, theirs) = our_server(pki).await;
+    let (far, connection) = theirs.into_inner();
+    let Some(rustls::SupportedCipherSuite::Tls13(suite)) = connection.negotiated_cipher_suite()
+    else {
+        panic!("TLS 1.3 is the only one");
+    };
+    let secrets = connection.dangerous_extract_secrets().unwrap();
+    (ours, far, Sealer::new(suite, secrets.tx).unwrap())
+}
+
+#[tokio::test]
+async fn sealed_messages_that_make_no_sense_are_refused() {
+    use ContentType::{Alert, ApplicationData, Handshake};
+    let update: &[u8] = &[24, 0, 0, 1, 0];
+    let cases: [(&str, Vec<(ContentType, &[u8])>); 11] = [
+        ("an empty alert", vec![(Alert, &[])]),
+        ("an alert that is too long", vec![(Alert, &[1, 0, 0])]),
+        ("a fatal alert", vec![(Alert, &[2, 40])]),
+        ("an empty handshake message", vec![(Handshake, &[])]),
+        (
+            "a message of the handshake proper",
+            vec![(Handshake, &[1, 0, 0, 0])],
+        ),
+        ("a ticket from a client", vec![(Handshake, &[4, 0, 0, 0])]),
+        (
+            "an update of keys of no kind",
+            vec![(Handshake, &[24, 0, 0, 1, 2])],
+        ),
+        (
+            "an update of keys that is too long",
+            vec![(Handshake, &[24, 0, 0, 2, 0, 0])],
+        ),
+        (
+            "something behind new keys",
+            vec![(Handshake, &[24, 0, 0, 1, 0, 24])],
+        ),
+        (
+            "data inside a message",
+            vec![(Handshake, &[24, 0]), (ApplicationData, b"x")],
+        ),
+        (
+            "a message that is too long",
+            vec![(Handshake, &[24, 0xff, 0xff, 0xff])],
+        ),
+    ];
+    let pki = Pki::new();
+    for (what, records) in cases {
+        let (mut ours, mut far, mut sealer) = sealing(&pki).await;
+        for (content, payload) in records {
+            let record = sealer
+                .seal(content, OutboundChunks::Single(payload))
+                .unwrap();
+            far.write_all(&record).await.unwrap();
+        }
+        let error = ours.read_u8().await.expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{what}");
+        assert_eq!(
+            ours.write(b"x").await.expect_err(what).kind(),
+            ErrorKind::BrokenPipe,
+            "{what}"
+        );
+    }
+    // What may come in two pieces does.
+    let (mut ours, mut far, mut sealer) = sealing(&pki).await;
+    for part in [&update[..2], &update[2..]] {
+        let record = sealer
+            .seal(Handshake, OutboundChunks::Single(part))
+            .unwrap();
+        far.write_all(&record).await.unwrap();
+    }
+    let waiting = futures_util::poll!(Box::pin(ours.read_u8()));
+    assert!(waiting.is_pending());
+}
+
+#[tokio::test]
+async fn records_without_data_are_not_taken_without_end() {
+    let pki = Pki::new();
+    for (content, payload) in [
+        (ContentType::ApplicationData, &[][..]),
+        (ContentType::Alert, &[1, 90]),
+    ] {
+        let (mut ours, mut far, mut sealer) = sealing(&pki).await;
+        let mut records = Vec::new();
+        for _ in 0..40 {
+            records.extend(
+                sealer
+                    .seal(content, OutboundChunks::Single(payload))
+                    .unwrap(),
+            );
+        }
+        far.write_all(&records).await.unwrap();
+        let error = ours.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+    }
+}
+
+#[test]
+fn no_sealed_records_make_a_stream_panic() {
+    let pki = Pki::new();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let config = ProptestConfig::with_cases(48);
+    let content = prop::sample::select(vec![20_u8, 21, 22, 22, 22, 23, 24]);
+    let start = prop::sample::select(vec![vec![], vec![24, 0, 0, 1], vec![4, 0, 0], vec![1, 0]]);
+    let payload = (start, prop::collection::vec(any::<u8>(), 0..6))
+        .prop_map(|(start, rest)| [start, rest].concat());
+    let records = prop::collection::vec((content, payload), 0..6);
+    proptest!(config, |(records in records)| {
+        runtime.block_on(async {
+            let (mut ours, mut far, mut sealer) = sealing(&pki).await;
+            for (content, payload) in records {
+                let payload = OutboundChunks::Single(&payload);
+                let record = sealer.seal(ContentType::from(content), payload).unwrap();
+                far.write_all(&record).await.unwrap();
+            }
+            drop(far);
+            let mut received = Vec::new();
+            ours.read_to_end(&mut received).await.ok(); // whatever it says, it says it
         });
     });
 }
