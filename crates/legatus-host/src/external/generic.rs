@@ -97,6 +97,7 @@ pub(crate) async fn send(
     let outcome = pending;
     let upload = async {
         let Some(mut stdin) = local.stdin() else {
+            sender = None;
             return Ok(());
         };
         loop {

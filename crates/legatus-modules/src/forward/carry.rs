@@ -7,7 +7,8 @@ use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use legatus_core::{
-    ChannelClosed, ChannelReceiver, ChannelSender, Connection, Fault, limits::CHUNK_BYTES,
+    ChannelClosed, ChannelReceiver, ChannelSender, Connection, Fault, PendingOutcome,
+    limits::CHUNK_BYTES,
 };
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -63,22 +64,27 @@ pub(super) async fn serve(
 /// Carries a connection of the client's side until the call has ended, or the connection takes
 /// nothing any more.
 ///
+/// A connection that fails, or is left, is not told as one that has said all: `pending` goes before the
+/// sink does then.
+///
 /// # Errors
 /// When the socket fails, or a message makes no sense.
 pub(super) async fn drive(
     connection: impl Connection,
     sink: ChannelSender,
     source: ChannelReceiver,
+    pending: PendingOutcome,
 ) -> Result<(), Fault> {
     let (reader, writer) = tokio::io::split(connection);
+    let mut sink = Some(sink);
+    let _outcome = pending;
     let to_server = async {
-        // Dropping the sink tells the server that nothing more comes.
-        let uploaded = upload(reader, &sink).await;
-        drop(sink);
-        match uploaded {
-            Ok(()) => std::future::pending().await,
-            Err(fault) => Err(fault),
+        if let Some(open) = &sink {
+            upload(reader, open).await?;
         }
+        // Tells the server that nothing more comes.
+        sink = None;
+        std::future::pending().await
     };
     tokio::select! {
         result = download(source, writer) => result,

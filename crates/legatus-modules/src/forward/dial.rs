@@ -15,7 +15,6 @@ const STREAM_BYTES: usize = 256 << 10;
 
 /// A connection that the server has opened.
 pub(super) struct Opened {
-    /// Dropped first, so that a connection that fails is not ended in good order.
     pub(super) outcome: PendingOutcome,
     pub(super) sink: ChannelSender,
     pub(super) source: ChannelReceiver,
@@ -40,9 +39,10 @@ pub(super) async fn open(caller: &dyn Caller, what: What) -> Result<Opened, NotO
     let Conversation {
         channel,
         controls,
-        outcome,
+        outcome: pending,
     } = caller.open(what.encode()).await.map_err(failed)?;
     let (sink, mut source) = channel.split();
+    let outcome = pending; // goes before the sink does
     let mut refused = None;
     while let Some(message) = source.receive().await {
         match carry::decode(message).map_err(failed)? {
@@ -73,7 +73,7 @@ impl Opened {
 
     /// Carries a connection until it has ended.
     pub(super) async fn carry(self, connection: impl Connection) -> Result<(), Fault> {
-        carry::drive(connection, self.sink, self.source).await
+        carry::drive(connection, self.sink, self.source, self.outcome).await
     }
 }
 

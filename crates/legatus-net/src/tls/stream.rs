@@ -204,7 +204,7 @@ impl<S> TlsStream<S> {
             let message = std::mem::replace(&mut self.handshake, rest);
             match (kind, &self.schedule) {
                 (HandshakeType::KeyUpdate, _) => {
-                    self.update_keys(message.get(4..).unwrap_or_default())?
+                    self.update_keys(message.get(4..).unwrap_or_default())?;
                 }
                 // Sessions are not resumed.
                 (HandshakeType::NewSessionTicket, KeySchedule::Client(_)) => {}

@@ -24,22 +24,24 @@ pub(super) async fn carry(
     let dial::Opened {
         sink,
         mut source,
-        outcome,
+        outcome: pending,
         ..
     } = opened;
+    let mut sink = Some(sink);
+    let outcome = pending; // goes before the sink does: what fails is not told as the end
     let upload = async {
-        if let Some(mut stdin) = local.stdin() {
+        if let (Some(mut stdin), Some(open)) = (local.stdin(), &sink) {
             loop {
                 let bytes = stdin
                     .read()
                     .await
                     .map_err(|error| Fault::new(format!("cannot read standard input: {error}")))?;
-                if bytes.is_empty() || sink.send(dial::data(&bytes)).await.is_err() {
+                if bytes.is_empty() || open.send(dial::data(&bytes)).await.is_err() {
                     break;
                 }
             }
         }
-        drop(sink);
+        sink = None;
         std::future::pending().await
     };
     let download = async {

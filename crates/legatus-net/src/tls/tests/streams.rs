@@ -63,8 +63,8 @@ async fn exchange(
     ) -> Vec<u8> {
         let (mut reading, mut writing) = tokio::io::split(&mut stream);
         let write = async {
-            for (index, length) in pieces.iter().enumerate() {
-                let piece = vec![first.wrapping_add(index as u8); *length];
+            for (index, length) in (first..).zip(pieces) {
+                let piece = vec![index; *length];
                 writing.write_all(&piece).await.unwrap();
                 writing.flush().await.unwrap();
             }
@@ -78,9 +78,9 @@ async fn exchange(
     let (at_ours, at_theirs) =
         tokio::join!(talk(&mut ours, pieces, 0), talk(&mut theirs, pieces, 100));
     let sent = |first: u8| -> Vec<u8> {
-        let indexed = pieces.iter().enumerate();
-        indexed
-            .flat_map(|(index, length)| vec![first.wrapping_add(index as u8); *length])
+        let numbered = (first..).zip(pieces);
+        numbered
+            .flat_map(|(index, length)| vec![index; *length])
             .collect()
     };
     assert!(at_ours == sent(100));
@@ -344,11 +344,14 @@ async fn sealing(pki: &Pki) -> (TlsStream<DuplexStream>, DuplexStream, Sealer) {
     (ours, far, Sealer::new(suite, secrets.tx).unwrap())
 }
 
+/// What a record carries.
+type Content<'a> = (ContentType, &'a [u8]);
+
 #[tokio::test]
 async fn sealed_messages_that_make_no_sense_are_refused() {
     use ContentType::{Alert, ApplicationData, Handshake};
     let update: &[u8] = &[24, 0, 0, 1, 0];
-    let cases: [(&str, Vec<(ContentType, &[u8])>); 11] = [
+    let cases: [(&str, Vec<Content<'_>>); 11] = [
         ("an empty alert", vec![(Alert, &[])]),
         ("an alert that is too long", vec![(Alert, &[1, 0, 0])]),
         ("a fatal alert", vec![(Alert, &[2, 40])]),
