@@ -391,7 +391,10 @@ mode_while_stopped() {
 
 closed_terminal_ends_the_tree() {
     open_shell
-    type_line "sleep 1000 & setsid sleep 1001 & jobs -p >'$work/jobs'; pgrep -f -n '^sleep 1001' >>'$work/jobs'; echo \$\$ >>'$work/jobs'; clear"
+    # Each tells its own number, so that none of another run is taken for it.
+    local tell="echo \\\$\\\$ >>'$work/jobs'"
+    : >"$work/jobs"
+    type_line "sh -c \"$tell; exec sleep 1000\" & setsid sh -c \"$tell; exec sleep 1001\" & echo \$\$ >>'$work/jobs'; clear"
     await 10 "three processes run" eval '(($(wc -l <"$work/jobs") >= 3))'
     terminal kill-server
     local process
