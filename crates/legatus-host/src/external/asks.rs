@@ -26,6 +26,8 @@ const OPEN_FILES: usize = 16;
 /// One thing that a client half asks for, and where the answer goes.
 pub(crate) enum Ask {
     Open(Vec<Bytes>, oneshot::Sender<Result<Ends, Fault>>),
+    /// It has sent all of its messages.
+    Finish,
     Outcome(oneshot::Sender<Outcome>),
     ReadInput(oneshot::Sender<Result<Bytes, String>>),
     Write(Stream, Bytes, oneshot::Sender<Result<(), String>>),
@@ -49,6 +51,8 @@ pub(crate) struct Surroundings<'a> {
     files: HashMap<u32, File>,
     next_file: u32,
     outcome: Option<PendingOutcome>,
+    /// Goes after `outcome` does: a client half that dies has not said all that it had to say.
+    open: Option<ChannelSender>,
     steering: Arc<Steering>,
     /// Where it is noted what was denied.
     pub(crate) log: Option<CallLog>,
@@ -100,6 +104,7 @@ impl<'a> Surroundings<'a> {
             files: HashMap::new(),
             next_file: 1,
             outcome: None,
+            open: None,
             steering: Arc::default(),
             log: None,
         }
@@ -133,7 +138,9 @@ impl<'a> Surroundings<'a> {
     async fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Open(arguments, to) => drop(to.send(self.open(arguments).await)),
+            Ask::Finish => self.open = None,
             Ask::Outcome(to) => {
+                self.open = None;
                 let outcome = match self.outcome.take() {
                     Some(pending) => pending.wait().await,
                     None => Outcome::Failed(Fault::new(
@@ -157,7 +164,9 @@ impl<'a> Surroundings<'a> {
         let conversation = self.caller.open(Request::from_arguments(arguments)).await?;
         self.outcome = Some(conversation.outcome);
         self.steering.controls.set(conversation.controls).ok();
-        Ok(conversation.channel.split())
+        let (sender, receiver) = conversation.channel.split();
+        self.open = Some(sender.clone());
+        Ok((sender, receiver))
     }
 
     async fn read_input(&mut self) -> Result<Bytes, String> {
@@ -236,4 +245,66 @@ pub(crate) async fn ask<T>(
     let (to, answer) = oneshot::channel();
     asks.send(make(to)).await.ok()?;
     answer.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::sync::Mutex;
+    use std::task::Poll;
+
+    use legatus_core::testing::MemoryLocal;
+    use legatus_core::{BoxFuture, Channel, Conversation};
+
+    use super::*;
+
+    /// Opens one call, whose other end is left with the test.
+    struct OneCall(Mutex<Option<Conversation>>);
+
+    impl Caller for OneCall {
+        fn open(&self, _: Request) -> BoxFuture<'_, Result<Conversation, Fault>> {
+            let conversation = self.0.lock().unwrap().take();
+            let opened = conversation.ok_or_else(|| Fault::new("a second call"));
+            Box::pin(std::future::ready(opened))
+        }
+    }
+
+    /// Whether the Commander is told that a client half has sent all, which does so much and is gone.
+    async fn end_is_told(finishes: bool) -> bool {
+        let (ours, theirs) = Channel::pair(100);
+        let (controls, _controlled) = Control::queue();
+        let (_decide, outcome) = PendingOutcome::new();
+        let caller = OneCall(Mutex::new(Some(Conversation {
+            outcome,
+            channel: ours,
+            controls,
+        })));
+        let local = MemoryLocal::new();
+        let (arguments, spec) = (Arguments::default(), Spec::default());
+        let mut surroundings = Surroundings::new(&spec, &arguments, &caller, &local);
+        let (asks, asked) = mpsc::channel(1);
+        let half = async move {
+            let opened = ask(&asks, |to| Ask::Open(Vec::new(), to)).await.unwrap();
+            let (sender, _) = opened.unwrap();
+            sender
+                .send(Bytes::from_static(b"half of it"))
+                .await
+                .unwrap();
+            drop(sender);
+            if finishes {
+                asks.send(Ask::Finish).await.ok().unwrap();
+            }
+        };
+        let ((), ()) = tokio::join!(half, surroundings.serve(asked));
+        let (_, mut receiver) = theirs.split();
+        assert!(receiver.receive().await.is_some());
+        let mut more = std::pin::pin!(receiver.receive());
+        std::future::poll_fn(|context| Poll::Ready(more.as_mut().poll(context).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn a_client_half_that_dies_has_not_sent_all_that_it_had_to_send() {
+        assert!(!end_is_told(false).await);
+        assert!(end_is_told(true).await);
+    }
 }

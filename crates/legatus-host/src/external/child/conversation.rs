@@ -83,7 +83,12 @@ impl Conversation {
                         sender.send(frame.payload).await.ok();
                     }
                 }
-                Kind::End => self.sender = None,
+                Kind::End => {
+                    self.sender = None;
+                    if let Some(asks) = &self.asks {
+                        asks.send(Ask::Finish).await.ok();
+                    }
+                }
                 Kind::Pull => {
                     let more = frame.number().map_or(0, |more| more as usize);
                     let room = AHEAD.saturating_sub(credit.available_permits());

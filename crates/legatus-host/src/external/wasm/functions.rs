@@ -55,6 +55,9 @@ impl channel::Host for State {
 
     async fn finish(&mut self) -> wasmtime::Result<()> {
         self.talk.sender = None;
+        if let Some(asks) = &self.talk.asks {
+            asks.send(Ask::Finish).await.ok(); // the call may have ended
+        }
         Ok(())
     }
 }
