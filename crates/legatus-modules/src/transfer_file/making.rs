@@ -172,6 +172,14 @@ impl Judge {
         let Some(name) = self.place(link.name)? else {
             return Ok(());
         };
+        // What else is in its way is replaced when the link is made.
+        let folder_in_its_way = self.stat(&name).and_then(|stat| match &stat {
+            Some(stat) if kind(stat) == FileType::Directory => self.make_way(&name, stat),
+            _ => Ok(()),
+        });
+        if let Err(error) = folder_in_its_way {
+            return self.failed("link", Some(&name), &error);
+        }
         let site = Arc::clone(self.site());
         site.hold();
         Ok(self.links.add(site, name, entry)?)

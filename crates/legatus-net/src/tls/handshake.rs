@@ -15,7 +15,8 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::incoming::Incoming;
-use super::stream::{KeySchedule, TlsStream};
+use super::keys::KeySchedule;
+use super::stream::TlsStream;
 use super::{TlsError, peer_from_certificates, provider::ALPN_HTTP2};
 
 /// Makes the server's side of a handshake; yields the stream and the verified peer.

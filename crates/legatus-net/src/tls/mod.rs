@@ -12,6 +12,8 @@ mod explain;
 mod handshake;
 mod identity;
 mod incoming;
+mod keys;
+mod outgoing;
 mod provider;
 mod record;
 mod server;

@@ -4,28 +4,22 @@
 //! are moved here, for rustls copies what it receives three times before anyone sees it (decision
 //! 0010).
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustls::client::ClientConnectionData;
 use rustls::crypto::cipher::OutboundChunks;
-use rustls::kernel::KernelConnection;
-use rustls::server::ServerConnectionData;
 use rustls::{
     AlertDescription, ContentType, Error, ExtractedSecrets, HandshakeType, InvalidMessage,
-    PeerMisbehaved, SupportedCipherSuite, Tls13CipherSuite,
+    PeerMisbehaved,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::incoming::{Incoming, Opened};
+use super::keys::KeySchedule;
+use super::outgoing::Outgoing;
 use super::record::{CONTENT_BYTES, Opener, Sealer};
-
-/// Bytes that wait sealed for the socket, at most: a data message, so that it goes out in a few
-/// large writes.
-const SEND_BUFFER: usize = 512 << 10;
 
 /// Slices of one write, at most: more are left for the next.
 const SLICES: usize = 16;
@@ -35,12 +29,6 @@ const HANDSHAKE_BYTES: usize = 128 << 10;
 
 /// Records one after the other that carry no data, at most; rustls takes 32 new keys.
 const FRUITLESS_RECORDS: u32 = 32;
-
-/// What gives new keys when one side asks for them (RFC 8446, 4.6.3).
-pub(super) enum KeySchedule {
-    Client(KernelConnection<ClientConnectionData>),
-    Server(KernelConnection<ServerConnectionData>),
-}
 
 /// TLS 1.3 over a stream, both sides verified. One task reads and writes it, as HTTP/2 does.
 ///
@@ -71,45 +59,6 @@ pub struct TlsStream<S> {
 impl<S> fmt::Debug for TlsStream<S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("TlsStream").finish_non_exhaustive()
-    }
-}
-
-impl KeySchedule {
-    fn suite(&self) -> Result<&'static Tls13CipherSuite, Error> {
-        let suite = match self {
-            Self::Client(connection) => connection.negotiated_cipher_suite(),
-            Self::Server(connection) => connection.negotiated_cipher_suite(),
-        };
-        match suite {
-            SupportedCipherSuite::Tls13(suite) => Ok(suite),
-            // Not reached: our configurations allow TLS 1.3 alone.
-            #[allow(
-                unreachable_patterns,
-                clippy::allow_attributes,
-                reason = "rustls may know others"
-            )]
-            _ => Err(Error::General(
-                "a cipher suite that is not of TLS 1.3".into(),
-            )),
-        }
-    }
-
-    fn next_opener(&mut self) -> Result<Opener, Error> {
-        let suite = self.suite()?;
-        let secrets = match self {
-            Self::Client(connection) => connection.update_rx_secret(),
-            Self::Server(connection) => connection.update_rx_secret(),
-        };
-        Opener::new(suite, secrets?)
-    }
-
-    fn next_sealer(&mut self) -> Result<Sealer, Error> {
-        let suite = self.suite()?;
-        let secrets = match self {
-            Self::Client(connection) => connection.update_tx_secret(),
-            Self::Server(connection) => connection.update_tx_secret(),
-        };
-        Sealer::new(suite, secrets?)
     }
 }
 
@@ -359,7 +308,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         if this.closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        while this.outgoing.bytes >= SEND_BUFFER {
+        while this.outgoing.room() == 0 {
             ready!(this.outgoing.poll_send_some(&mut this.stream, context))?;
         }
         let mut chunks: [&[u8]; SLICES] = [&[]; SLICES];
@@ -367,7 +316,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         for (chunk, slice) in chunks.iter_mut().zip(filled) {
             *chunk = slice;
         }
-        let (data, _) = OutboundChunks::new(&chunks).split_at(SEND_BUFFER - this.outgoing.bytes);
+        let (data, _) = OutboundChunks::new(&chunks).split_at(this.outgoing.room());
         let count = data.len();
         if let Err(error) = this.seal_data(data) {
             // Some of it may have been sealed, and nobody can tell how much.
@@ -397,72 +346,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
             .map_err(invalid)?;
         ready!(this.outgoing.poll_send(&mut this.stream, context))?;
         Pin::new(&mut this.stream).poll_shutdown(context)
-    }
-}
-
-/// Sealed records that wait for the socket.
-#[derive(Default)]
-struct Outgoing {
-    records: VecDeque<Vec<u8>>,
-    /// How many bytes of the first were sent.
-    sent: usize,
-    /// How many bytes wait.
-    bytes: usize,
-}
-
-impl Outgoing {
-    fn push(&mut self, record: Vec<u8>) {
-        self.bytes += record.len();
-        self.records.push_back(record);
-    }
-
-    /// Sends all that waits.
-    fn poll_send<S: AsyncWrite + Unpin>(
-        &mut self,
-        stream: &mut S,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.bytes > 0 {
-            ready!(self.poll_send_some(stream, context))?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Sends some of what waits, which is something.
-    fn poll_send_some<S: AsyncWrite + Unpin>(
-        &mut self,
-        stream: &mut S,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut slices = [IoSlice::new(&[]); SEND_BUFFER / CONTENT_BYTES + 2];
-        let mut sent = self.sent;
-        for (slice, record) in slices.iter_mut().zip(&self.records) {
-            let rest = record.get(std::mem::take(&mut sent)..);
-            *slice = IoSlice::new(rest.unwrap_or_default());
-        }
-        let count = self.records.len().min(slices.len());
-        let slices = slices.get(..count).unwrap_or_default();
-        let count = ready!(Pin::new(stream).poll_write_vectored(context, slices))?;
-        if count == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        self.forget(count);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Drops what was sent.
-    fn forget(&mut self, count: usize) {
-        self.bytes = self.bytes.saturating_sub(count);
-        self.sent += count;
-        while let Some(first) = self.records.front()
-            && first.len() <= self.sent
-        {
-            self.sent -= first.len();
-            self.records.pop_front();
-        }
-        if self.records.is_empty() && self.records.capacity() > SLICES {
-            self.records = VecDeque::new();
-        }
     }
 }
 

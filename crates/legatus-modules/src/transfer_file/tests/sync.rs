@@ -178,6 +178,32 @@ async fn deep_trees_are_removed_with_few_folders_open() {
 }
 
 #[tokio::test]
+async fn a_further_name_takes_the_place_of_a_folder_only_if_that_may_be_deleted() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        scene.file("source/a", b"x");
+        fs::hard_link(scene.path("source/a"), scene.path("source/b")).unwrap();
+        scene.file("target/b/kept", b"kept");
+        let told = scene.run(folder(&scene, direction)).await;
+        assert_eq!(told.outcome.exit_status(), 23, "{:?}", told.reports);
+        assert_eq!(fs::read(scene.path("target/b/kept")).unwrap(), b"kept");
+        for option in ["dry-run", "delete"] {
+            let arguments = folder(&scene, direction).with_flag("delete");
+            let arguments = match option {
+                "delete" => arguments,
+                option => arguments.with_flag(option),
+            };
+            let told = scene.run(arguments).await;
+            told.assert_success();
+            assert_eq!(number(&told, "deleted"), 2, "{option}");
+            assert_eq!(scene.path("target/b").is_dir(), option == "dry-run");
+        }
+        let inode = |name: &str| fs::metadata(scene.path(name)).unwrap().ino();
+        assert_eq!(inode("target/a"), inode("target/b"));
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_could_not_be_read_deletes_nothing() {
     for direction in BOTH {
         let scene = Scene::new();
