@@ -20,7 +20,9 @@ class Direction:
 
     def __init__(self, source, target, rate, delay):
         self.source, self.target, self.rate, self.delay = source, target, rate, delay
-        self.line, self.room = queue.Queue(), threading.Semaphore(int((rate * delay + BUFFER) // CHUNK) + 1)
+        self.line = queue.Queue()
+        # Bytes that have room on the line; pieces may be small, so they do not count.
+        self.room, self.changed = int(rate * delay) + BUFFER, threading.Condition()
         self.bytes, self.first, self.last = 0, None, 0.0
         self.threads = [threading.Thread(target=run, daemon=True) for run in (self._read, self._write)]
         for thread in self.threads:
@@ -30,8 +32,11 @@ class Direction:
         free = time.monotonic()
         try:
             while True:
-                self.room.acquire()
+                with self.changed:
+                    self.changed.wait_for(lambda: self.room > 0)
                 data = self.source.recv(CHUNK)
+                with self.changed:
+                    self.room -= len(data)
                 free = max(free, time.monotonic()) + len(data) / self.rate
                 self.line.put((free + self.delay, data))
                 if not data:
@@ -49,7 +54,9 @@ class Direction:
                 if not data:
                     break
                 self.target.sendall(data)
-                self.room.release()
+                with self.changed:
+                    self.room += len(data)
+                    self.changed.notify()
                 self.bytes += len(data)
                 # Without the beginning, in which the windows open.
                 if self.bytes > self.rate * self.delay * 4:

@@ -19,7 +19,7 @@ pub struct ServerLimits {
     /// Connections of one identity.
     pub connections_per_identity: usize,
     /// Calls that run on one connection at the same time. Times the stream window this bounds the
-    /// memory that one connection can pin (128 times 15 MiB).
+    /// memory that one connection can pin (96 times 21 MiB).
     pub calls_per_connection: usize,
     /// Calls that one identity runs at the same time.
     pub calls_per_identity: usize,
@@ -41,7 +41,7 @@ impl Default for ServerLimits {
             handshakes_per_address: 3072,
             connections: 8192,
             connections_per_identity: 4096,
-            calls_per_connection: 128,
+            calls_per_connection: 96,
             calls_per_identity: 4096,
             sessions_per_identity: 4096,
             handshake: Duration::from_secs(10),
