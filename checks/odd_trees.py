@@ -64,6 +64,10 @@ def attributes(path, dice):
     os.utime(path, ns=(when, when), follow_symlinks=False)
 
 
+def is_file(path):
+    return os.path.lexists(path) and stat.S_ISREG(os.lstat(path).st_mode)
+
+
 def has_fifo(path):
     inner = [os.path.join(folder, one) for folder, _, names in os.walk(path) for one in names]
     return any(stat.S_ISFIFO(os.lstat(one).st_mode) for one in [path, *inner])
@@ -85,7 +89,8 @@ def change(root, dice, files):
             contents(path, dice)
         elif what == 2:
             shutil.rmtree(path) if is_folder else os.unlink(path)
-            make(path, dice, [one for one in files if os.path.exists(one)], 3)
+            # What has become something else meanwhile is no file to link to.
+            make(path, dice, [one for one in files if is_file(one)], 3)
         else:
             attributes(path, dice)
 
@@ -97,7 +102,7 @@ def main():
             os.path.join(folder, one)
             for folder, _, names in os.walk(root)
             for one in names
-            if stat.S_ISREG(os.lstat(os.path.join(folder, one)).st_mode)
+            if is_file(os.path.join(folder, one))
         ]
         change(root, dice, files)
         return
