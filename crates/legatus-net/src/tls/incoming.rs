@@ -36,7 +36,7 @@ pub(super) struct Incoming {
     size: usize,
 }
 
-/// What a record carried that is not data.
+/// What a record carried.
 pub(super) enum Opened {
     /// So many bytes of data, which [`Incoming::take`] takes.
     Data(usize),
