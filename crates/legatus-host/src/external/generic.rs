@@ -96,24 +96,20 @@ pub(crate) async fn send(
     let mut sender = Some(sender);
     let outcome = pending;
     let upload = async {
-        let Some(mut stdin) = local.stdin() else {
-            sender = None;
-            return Ok(());
-        };
-        loop {
-            let bytes = stdin
-                .read()
-                .await
-                .map_err(|error| Fault::new(format!("cannot read standard input: {error}")))?;
-            let Some(open) = sender.as_mut().filter(|_| !bytes.is_empty()) else {
-                sender = None;
-                return Ok::<_, Fault>(());
-            };
-            if open.send(bytes).await.is_err() {
-                // The call has ended before the input.
-                return Ok(());
+        if let (Some(mut stdin), Some(open)) = (local.stdin(), &sender) {
+            loop {
+                let bytes = stdin
+                    .read()
+                    .await
+                    .map_err(|error| Fault::new(format!("cannot read standard input: {error}")))?;
+                // The call may end before the input does.
+                if bytes.is_empty() || open.send(bytes).await.is_err() {
+                    break;
+                }
             }
         }
+        sender = None;
+        Ok::<_, Fault>(())
     };
     let download = async {
         let mut stdout = local.output(Stream::Stdout);

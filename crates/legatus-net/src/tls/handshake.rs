@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::incoming::Incoming;
 use super::keys::KeySchedule;
+use super::record::invalid;
 use super::stream::TlsStream;
 use super::{TlsError, peer_from_certificates, provider::ALPN_HTTP2};
 
@@ -160,12 +161,13 @@ where
         match next {
             Next::Process => {}
             Next::Send => send(&mut outgoing, stream).await?,
-            Next::Read if seen < come => last = seen.saturating_sub(discard),
             Next::Read => {
                 if record.is_some() {
                     last = seen.saturating_sub(discard);
                 }
-                read(&mut incoming, stream).await?;
+                if seen == come {
+                    read(&mut incoming, stream).await?;
+                }
             }
             Next::Done => {
                 send(&mut outgoing, stream).await?;
@@ -254,10 +256,6 @@ fn begin<S, C: Connection>(
         .into_secrets()
         .and_then(|(secrets, schedule)| TlsStream::new(stream, schedule, secrets, incoming));
     begun.map_err(TlsError::Setup)
-}
-
-fn invalid(error: Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// A host as a name that certificates are verified against: a DNS name, or an IP address (an IPv6

@@ -2,6 +2,8 @@
 //!
 //! rustls seals and opens each one; what is here keeps the count of them, which its keys need.
 
+use std::io;
+
 use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,
     OutboundChunks, OutboundPlainMessage,
@@ -108,6 +110,11 @@ fn key_of(secrets: ConnectionTrafficSecrets) -> Result<(AeadKey, Iv), Error> {
         | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => Ok((key, iv)),
         _ => Err(Error::General("keys of an unknown cipher".into())),
     }
+}
+
+/// An error of TLS as one of its stream, in which [`super::explain()`] finds it.
+pub(super) fn invalid(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// Where the record at the front ends, of whatever type, if its header is whole.

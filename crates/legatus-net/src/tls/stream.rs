@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::incoming::{Incoming, Opened};
 use super::keys::KeySchedule;
 use super::outgoing::Outgoing;
-use super::record::{CONTENT_BYTES, Opener, Sealer};
+use super::record::{CONTENT_BYTES, Opener, Sealer, invalid};
 
 /// Slices of one write, at most: more are left for the next.
 const SLICES: usize = 16;
@@ -377,8 +377,4 @@ fn unexpected(content: ContentType) -> Error {
         expect_types: vec![ContentType::ApplicationData],
         got_type: content,
     }
-}
-
-fn invalid(error: Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }
