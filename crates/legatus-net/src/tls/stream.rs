@@ -257,14 +257,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
         target: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        // First of all: what was opened as it failed is nobody's.
+        if let Some(error) = &this.failure {
+            return Poll::Ready(Err(invalid(error.clone())));
+        }
         let before = target.filled().len();
         loop {
             this.incoming.take(target);
             if target.remaining() == 0 {
                 return Poll::Ready(Ok(()));
-            }
-            if let Some(error) = &this.failure {
-                return Poll::Ready(Err(invalid(error.clone())));
             }
             let opened = this.open();
             match opened {

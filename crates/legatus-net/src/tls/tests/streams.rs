@@ -412,6 +412,25 @@ async fn sealed_messages_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test]
+async fn data_that_makes_a_stream_fail_is_never_read() {
+    let pki = Pki::new();
+    let (mut ours, mut far, mut sealer) = sealing(&pki).await;
+    for (content, payload) in [
+        (ContentType::ApplicationData, &b"good"[..]),
+        (ContentType::Handshake, &[24, 0]),
+        (ContentType::ApplicationData, b"bad"),
+    ] {
+        let payload = OutboundChunks::Single(payload);
+        let record = sealer.seal(content, payload).unwrap();
+        far.write_all(&record).await.unwrap();
+    }
+    let mut received = Vec::new();
+    let error = ours.read_to_end(&mut received).await.unwrap_err();
+    assert_eq!(received, b"good");
+    assert_eq!(error.kind(), ErrorKind::InvalidData);
+}
+
+#[tokio::test]
 async fn records_without_data_are_not_taken_without_end() {
     let pki = Pki::new();
     for (content, payload) in [
