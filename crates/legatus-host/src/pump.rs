@@ -143,11 +143,6 @@ impl MessageWriter {
         self.write(Frame::Slot { slot, length }).await
     }
 
-    /// Waits until the half at the other end receives no more.
-    pub(crate) async fn is_deaf(&self) {
-        self.deafness.there.cancelled().await;
-    }
-
     pub(crate) async fn write(&mut self, frame: Frame) -> io::Result<()> {
         frame::write(&mut self.socket, frame).await
     }

@@ -93,10 +93,9 @@ async fn write(session: &Session, place: &Place, writer: &mut MessageWriter) -> 
                 }
                 return std::future::pending().await;
             }
-            Next::Nothing => tokio::select! {
-                changed = changes.changed() => changed.map_err(io::Error::other),
-                () = writer.is_deaf() => return Going::Lost,
-            },
+            // A server that takes no more messages for its client does not know yet whether that
+            // said goodbye or was lost. It tells the one by a control, the other by going.
+            Next::Nothing => changes.changed().await.map_err(io::Error::other),
         };
         if written.is_err() {
             return Going::Lost;

@@ -2,13 +2,17 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use legatus_core::{Outcome, limits};
+use legatus_core::{Keeping, Kept, Outcome, Persistence, limits};
+use legatus_host::SessionFolder;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::failures::script;
-use crate::subject::{Running, call, descriptors, launcher, until};
+use crate::subject::{Running, call, call_kept, descriptors, launcher, until};
 
 async fn process_of(running: &mut Running) -> String {
     let process = running.from.receive().await.expect("it sends its id");
@@ -59,6 +63,35 @@ pub(crate) async fn a_cancelled_call_ends_though_its_client_does_not_read() {
     assert!(running.from.receive().await.is_some());
     running.cancellation.cancel();
     assert_eq!(running.outcome().await, Outcome::Exit(9));
+}
+
+pub(crate) async fn a_goodbye_to_a_kept_call_is_heard_after_its_clients_stream_has_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("told");
+    let sessions = SessionFolder::open(folder.path()).unwrap();
+    let persistence = Persistence {
+        keeping: Keeping::default(),
+        attach: None,
+        summary: String::new(),
+        received: watch::channel(0).1,
+        taken: watch::Sender::new(None),
+        lost: CancellationToken::new(),
+        kept: Kept::default(),
+        others: false,
+    };
+    let launcher = launcher().with_sessions(Arc::new(sessions));
+    let running = call_kept(launcher, ["flood", told.to_str().unwrap()], persistence);
+    // As when its connection lives on, and it is not yet known why the stream ended.
+    drop(running.from);
+    let enough = limits::SESSION_BYTES - limits::CHUNK_BYTES;
+    until(|| {
+        let count = std::fs::read_to_string(&told).ok();
+        count.is_some_and(|count| count.parse().is_ok_and(|count: usize| count >= enough))
+    })
+    .await;
+    running.cancellation.cancel();
+    let outcome = running.outcome.await.unwrap().unwrap();
+    assert_eq!(outcome, Outcome::Cancelled);
 }
 
 pub(crate) async fn a_dropped_call_is_cleaned_up_and_reaped() {

@@ -89,6 +89,7 @@ fn trials() -> Vec<Trial> {
         lifetimes::a_commander_that_ignores_its_cancellation_is_dropped,
         lifetimes::a_holder_that_ignores_its_cancellation_is_killed,
         lifetimes::a_cancelled_call_ends_though_its_client_does_not_read,
+        lifetimes::a_goodbye_to_a_kept_call_is_heard_after_its_clients_stream_has_gone,
         lifetimes::a_dropped_call_is_cleaned_up_and_reaped,
         lifetimes::a_killed_server_leaves_no_holder_behind,
         lifetimes::a_fork_server_that_was_killed_is_replaced,

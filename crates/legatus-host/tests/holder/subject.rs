@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use legatus_core::{
     BoxFuture, Call, Channel, ChannelReceiver, ChannelSender, Commander, Control, ControlSender,
-    Effects, Fault, Inspection, Module, Outcome, Request, Spec, testing,
+    Effects, Fault, Inspection, Module, Outcome, Persistence, Request, Spec, testing,
 };
 use legatus_host::Launcher;
 use tokio::task::JoinHandle;
@@ -96,12 +96,20 @@ async fn execute(mut call: Call, mut channel: Channel) -> Result<Outcome, Fault>
             }
             Ok(Outcome::Exit(9))
         }
-        b"flood" => loop {
-            tokio::select! {
-                sent = channel.send(Bytes::from_static(&[1; 100_000])) => sent.map_err(gone)?,
-                () = call.cancellation.cancelled() => return Ok(Outcome::Exit(9)),
+        b"flood" => {
+            let mut count = 0_usize;
+            loop {
+                tokio::select! {
+                    sent = channel.send(Bytes::from_static(&[1; 100_000])) => sent.map_err(gone)?,
+                    () = call.cancellation.cancelled() => return Ok(Outcome::Exit(9)),
+                }
+                count += 100_000;
+                if let Some(told) = arguments.get(1) {
+                    let told = String::from_utf8_lossy(told).into_owned();
+                    std::fs::write(told, count.to_string()).expect("the count can be written");
+                }
             }
-        },
+        }
         b"ignore" => std::future::pending().await,
         b"panic" => panic!("as asked"),
         b"die" => {
@@ -221,11 +229,32 @@ pub(crate) fn call_module(
     launcher: Launcher,
     request: Request,
 ) -> Running {
+    start(module, launcher, request, None)
+}
+
+/// The same for a call that is kept.
+pub(crate) fn call_kept(
+    launcher: Launcher,
+    arguments: [&str; 2],
+    persistence: Persistence,
+) -> Running {
+    let arguments = arguments.map(|argument| Bytes::copy_from_slice(argument.as_bytes()));
+    let request = Request::from_arguments(arguments);
+    start(Arc::new(module()), launcher, request, Some(persistence))
+}
+
+fn start(
+    module: Arc<dyn Module>,
+    launcher: Launcher,
+    request: Request,
+    persistence: Option<Persistence>,
+) -> Running {
     let isolated = legatus_host::isolate(module, Arc::new(launcher));
     let (ours, theirs) = Channel::pair(legatus_core::limits::CHANNEL_BYTES);
     let (controls, receiver) = Control::queue();
     let mut call = testing::call(&isolated, request, receiver).expect("the request is good");
     call.deadline = Some(std::time::Instant::now() + Duration::from_secs(3600));
+    call.persistence = persistence;
     let cancellation = call.cancellation.clone();
     let outcome = tokio::spawn(async move {
         let commander = isolated.commander().expect("it has one");
