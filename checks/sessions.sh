@@ -199,9 +199,29 @@ detach_attach_and_end() {
     expect_err 'no session'
 }
 
+ended_sessions_are_forgotten() {
+    start_server
+    run legatus shell "$host" --detach --name done -- sh -c 'exit 3'
+    expect_status 0
+    await 10 "it is listed as ended" lists ' done .*exit'
+    run legatus end "$host" done
+    expect_status 0
+    await 10 "its outcome is wanted no more" lists_nothing
+}
+
+lists() {
+    legatus sessions "$host" | grep -q -- "$1"
+}
+
+lists_nothing() {
+    (($(legatus sessions "$host" | wc -l) <= 1))
+}
+
 signals_reach_it() {
     start_server
-    run legatus shell "$host" --detach --name trapped -- sh -c 'trap "echo got it; exit 3" USR1; echo ready; while :; do sleep 0.1; done'
+    run legatus shell "$host" --detach --name trapped -- sh -c \
+        'trap "echo got it; exit 3" USR1; echo ready; : >"$0"; while :; do sleep 0.1; done' "$work/trapped"
+    await 10 "it can be told something" test -e "$work/trapped"
     run legatus end "$host" trapped --signal USR1
     expect_status 0
     run legatus attach "$host" trapped

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use legatus_core::{Caller, Keeping, Outcome, Request};
+use legatus_core::{Caller, Conversation, Keeping, Outcome, Request};
 use legatus_net::tls::{ClientTls, PairSource, PemSource, RootSource};
 use legatus_net::{Client, ClientOptions, Endpoint};
 use tempfile::TempDir;
@@ -228,10 +228,14 @@ fn line(text: &str) -> Vec<u8> {
     request
 }
 
-#[test]
-fn that_an_outcome_has_arrived_is_told_before_a_client_ends_that_has_come_back() {
-    let server = Server::start();
-    let way = CutWay::to(server.address, vec![200_000]);
+/// Calls the shell by way of the library: runs this line, reads all that it says until there are so
+/// many bytes or no more, and then what `end` does with the call.
+fn call_through<T>(
+    (server, way): (&Server, &CutWay),
+    said: &str,
+    enough: usize,
+    end: impl AsyncFnOnce(Conversation) -> T,
+) -> (usize, T) {
     // Polls whoever waits for the end after each task, so that nothing leaves by luck.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .event_interval(1)
@@ -256,24 +260,48 @@ fn that_an_outcome_has_arrived_is_told_before_a_client_ends_that_has_come_back()
         port: way.address.port(),
         server_name: "localhost".to_owned(),
     };
-    let (bytes, outcome) = runtime.block_on(async {
+    runtime.block_on(async {
         let client = Client::connect(&endpoint, &options).await.unwrap();
         let caller: Box<dyn Caller> = Box::new(client.module("shell"));
         drop(client);
-        let mut request = Request::from_body(line("seq 1 100000"));
+        let mut request = Request::from_body(line(said));
         request.keeping = Some(Keeping::default());
         let mut call = caller.open(request).await.unwrap();
         let mut bytes = 0;
-        while let Some(message) = call.channel.receive().await {
+        while bytes < enough
+            && let Some(message) = call.channel.receive().await
+        {
             bytes += Bytes::len(&message);
         }
-        let outcome = call.outcome.wait().await;
+        let ended = end(call).await;
         caller.finish().await;
-        (bytes, outcome)
-    });
-    drop(runtime);
+        (bytes, ended)
+    })
+}
+
+/// Bytes of `seq 1 100000`.
+const SEQUENCE: usize = 588_895;
+
+#[test]
+fn that_an_outcome_has_arrived_is_told_before_a_client_ends_that_has_come_back() {
+    let server = Server::start();
+    let way = CutWay::to(server.address, vec![200_000]);
+    let wait = async |call: Conversation| call.outcome.wait().await;
+    let (bytes, outcome) = call_through((&server, &way), "seq 1 100000", usize::MAX, wait);
     assert_eq!(outcome, Outcome::Exit(0));
-    assert!(bytes > 588_895, "{bytes}");
+    assert!(bytes > SEQUENCE, "{bytes}");
     assert_eq!(way.connections(), 2);
+    server.await_end_of_sessions();
+}
+
+#[test]
+fn a_goodbye_is_said_over_the_connection_that_a_client_has_come_back_by() {
+    let server = Server::start();
+    let way = CutWay::to(server.address, vec![200_000]);
+    let leave = async |call: Conversation| drop(call);
+    let forever = "seq 1 100000; exec sleep 1000";
+    call_through((&server, &way), forever, SEQUENCE, leave);
+    assert_eq!(way.connections(), 2);
+    // Long before a client that is lost would be given up.
     server.await_end_of_sessions();
 }

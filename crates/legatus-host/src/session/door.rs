@@ -107,7 +107,7 @@ async fn serve(
         Purpose::Look => answer(&mut stream, &session.hello(None)).await,
         Purpose::End => {
             match u8::try_from(wanted.signal) {
-                Ok(0) | Err(_) => session.cancellation.cancel(),
+                Ok(0) | Err(_) => session.end(),
                 Ok(signal) => drop(session.controls.send(Control::Signal(signal))),
             }
             answer(&mut stream, &session.hello(None)).await

@@ -202,6 +202,17 @@ impl Session {
         self.changed();
     }
 
+    /// Somebody wants the call to end; the outcome of one that has ended is wanted no more.
+    fn end(&self) {
+        let mut clients = self.clients();
+        if clients.log.outcome().is_some() {
+            clients.dismiss();
+        }
+        drop(clients);
+        self.cancellation.cancel();
+        self.changed();
+    }
+
     /// Waits until nobody needs the call any more; cancels it if nobody came back for it.
     async fn outlive(&self) {
         let mut changes = self.changes.subscribe();

@@ -206,15 +206,18 @@ impl OpenTerminal {
         Ok(open)
     }
 
-    /// Sets the size in character cells; the foreground processes get SIGWINCH.
-    pub(super) fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
+    /// Sets the size in character cells; whether it had another. The foreground processes get SIGWINCH
+    /// then.
+    pub(super) fn resize(&self, columns: u16, rows: u16) -> io::Result<bool> {
         let size = Winsize {
             ws_col: columns,
             ws_row: rows,
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
-        Ok(rustix::termios::tcsetwinsize(&self.ours, size)?)
+        let former = rustix::termios::tcgetwinsize(&self.ours)?;
+        rustix::termios::tcsetwinsize(&self.ours, size)?;
+        Ok(former != size)
     }
 }
 
