@@ -201,10 +201,10 @@ detach_attach_and_end() {
 
 ended_sessions_are_forgotten() {
     start_server
-    run legatus shell "$host" --detach --name done -- sh -c 'exit 3'
+    run legatus shell "$host" --detach --name brief -- sh -c 'exit 3'
     expect_status 0
-    await 10 "it is listed as ended" lists ' done .*exit'
-    run legatus end "$host" done
+    await 10 "it is listed as ended" lists ' brief .*exit'
+    run legatus end "$host" brief
     expect_status 0
     await 10 "its outcome is wanted no more" lists_nothing
 }
@@ -601,6 +601,7 @@ check "sessions survive an upgraded server" survives_its_server by_upgrade
 check "sessions survive the end of the server" survives_its_server by_term
 check "an attached session survives a restart" survives_a_restart
 check "a detached session is listed, watched and ended" detach_attach_and_end
+check "an ended session that is ended is forgotten" ended_sessions_are_forgotten
 check "signals reach a session" signals_reach_it
 check "sessions of others are out of reach" others_are_kept_out
 check "a lost client is waited for" lost_clients_are_waited_for
