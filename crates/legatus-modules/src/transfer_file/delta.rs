@@ -41,26 +41,22 @@ pub(super) struct Rolling {
 impl Rolling {
     /// Of a whole window.
     pub(super) fn of(window: &[u8]) -> Self {
-        const LANES: usize = 16;
+        const LANES: u32 = 32;
         // Lane by lane: the sum of its bytes, and the sum of that sum before each group. Nothing but
         // additions that do not wait for one another, so that the compiler makes vectors of them.
-        let (mut sums, mut before) = ([0_u32; LANES], [0_u32; LANES]);
-        let (groups, rest) = window.as_chunks::<LANES>();
+        let (mut sums, mut before) = ([0_u32; LANES as usize], [0_u32; LANES as usize]);
+        let (groups, rest) = window.as_chunks::<{ LANES as usize }>();
         for group in groups {
-            for lane in 0..LANES {
-                if let (Some(sum), Some(before), Some(byte)) =
-                    (sums.get_mut(lane), before.get_mut(lane), group.get(lane))
-                {
-                    *before = before.wrapping_add(*sum);
-                    *sum = sum.wrapping_add(u32::from(*byte));
-                }
+            for ((before, sum), byte) in before.iter_mut().zip(&mut sums).zip(group) {
+                *before = before.wrapping_add(*sum);
+                *sum = sum.wrapping_add(u32::from(*byte));
             }
         }
         let (mut a, mut b) = (0_u32, 0_u32);
-        for ((sum, before), weight) in sums.iter().zip(before).zip((1..=16).rev()) {
+        for ((sum, before), weight) in sums.iter().zip(before).zip((1..=LANES).rev()) {
             a = a.wrapping_add(*sum);
             b = b
-                .wrapping_add(before.wrapping_mul(16))
+                .wrapping_add(before.wrapping_mul(LANES))
                 .wrapping_add(sum.wrapping_mul(weight));
         }
         for byte in rest {
@@ -101,9 +97,16 @@ pub(super) fn sums(
 ) -> io::Result<Option<Vec<u8>>> {
     let blocks = size / block;
     let half = blocks / 2;
+    let sums_of = |blocks| sums_of(file, blocks, block, stop);
     let (first, second) = std::thread::scope(|scope| {
-        let second = scope.spawn(|| sums_of(file, half..blocks, block, stop));
-        (sums_of(file, 0..half, block, stop), second.join())
+        let second = std::thread::Builder::new().spawn_scoped(scope, || sums_of(half..blocks));
+        let first = sums_of(0..half);
+        let second = match second {
+            Ok(second) => second.join(),
+            // There are too many threads.
+            Err(_) => Ok(sums_of(half..blocks)),
+        };
+        (first, second)
     });
     let second = second.map_err(|_| io::Error::other("the thread of the sums failed"))?;
     Ok(match (first?, second?) {

@@ -23,6 +23,10 @@ const WRITE_BACK_BYTES: u64 = 16 << 20;
 /// Bytes that are copied at a time from the older file.
 const COPY_BYTES: u64 = 1 << 20;
 
+/// Blocks are hashed by a thread of their own if they are at least so many bytes: to start one takes as
+/// long as to hash some 100 KiB.
+const HASHED_ASIDE_BYTES: usize = 512 << 10;
+
 /// The file whose contents are coming.
 pub(super) struct Current {
     pub(super) entry: u64,
@@ -87,15 +91,15 @@ impl Growing {
         })
     }
 
-    /// Has the file go on with a range of the older one, without copying it where their blocks can be
-    /// shared, and reads what is there then; or reads and writes. Either way `data` is what the new file
-    /// has.
-    fn share(&mut self, basis: &File, from: u64, at: u64, data: &mut [u8]) -> io::Result<()> {
+    /// Fills `data` with a range of the older file, which the new one is to go on with; whether it has it
+    /// already, since blocks of the two can be shared. Then `data` is what is there.
+    fn take(&mut self, basis: &File, from: u64, at: u64, data: &mut [u8]) -> io::Result<bool> {
         if self.shares {
             match share_range(basis, from, self.staged.file(), at, data.len()) {
                 Ok(()) => {
                     self.staged.file().read_exact_at(data, at)?;
-                    return self.staged.skip(data.len() as u64);
+                    self.staged.skip(data.len() as u64)?;
+                    return Ok(true);
                 }
                 // What is not between whole blocks of the file system, for example.
                 Err(Errno::INVAL | Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS) => {}
@@ -103,8 +107,33 @@ impl Growing {
             }
         }
         basis.read_exact_at(data, from)?;
-        self.staged.write(data)
+        Ok(false)
     }
+}
+
+/// The hashes of the blocks of `data`, made by another thread while this one does the work: writing to
+/// memory takes three times as long as hashing it.
+fn hashes_during(
+    work: impl FnOnce() -> io::Result<()>,
+    data: &[u8],
+    block: usize,
+) -> io::Result<Vec<blake3::Hash>> {
+    let hash = || data.chunks_exact(block).map(blake3::hash).collect();
+    if data.len() < HASHED_ASIDE_BYTES {
+        work()?;
+        return Ok(hash());
+    }
+    std::thread::scope(|scope| {
+        let hashing = std::thread::Builder::new().spawn_scoped(scope, hash);
+        work()?;
+        match hashing {
+            Ok(hashing) => hashing
+                .join()
+                .map_err(|_| io::Error::other("the thread of the hashes failed")),
+            // There are too many threads.
+            Err(_) => Ok(hash()),
+        }
+    })
 }
 
 /// Whether files there can share blocks. Elsewhere the kernel would copy them, and we read them once more
@@ -219,10 +248,14 @@ impl Current {
                 room.resize(length, 0);
             }
             let data = room.get_mut(..length).unwrap_or_default();
-            file.share(basis, from, self.at.saturating_add(copied), data)?;
-            for window in data.chunks_exact(block) {
-                self.transcript
-                    .block(&blake3::hash(window), window.len() as u64);
+            let is_there = file.take(basis, from, self.at.saturating_add(copied), data)?;
+            let staged = &mut file.staged;
+            let write = || match is_there {
+                true => Ok(()),
+                false => staged.write(data),
+            };
+            for hash in hashes_during(write, data, block)? {
+                self.transcript.block(&hash, block as u64);
             }
             if let Some(whole) = &mut self.whole {
                 whole.update(data);

@@ -14,6 +14,10 @@ use super::reading::{Reader, Useless, shrunk};
 /// Bytes that are read at a time, beside the blocks.
 const READ_BYTES: usize = 1 << 20;
 
+/// So many bytes may be found before the target is told of them, which copies them meanwhile. What tells
+/// of them is short, and would fill a message only after gigabytes.
+const TELL_BYTES: u64 = 32 << 20;
+
 /// The search through one file.
 pub(super) struct Matching<'a> {
     reader: &'a mut Reader,
@@ -30,6 +34,8 @@ pub(super) struct Matching<'a> {
     whole: u64,
     /// Blocks that were found, one after the other.
     run: Copy,
+    /// Bytes of those that were found since the target was last told of all.
+    untold: u64,
 }
 
 impl<'a> Matching<'a> {
@@ -51,6 +57,7 @@ impl<'a> Matching<'a> {
             read: offset,
             whole,
             run: Copy::default(),
+            untold: 0,
         }
     }
 
@@ -145,9 +152,14 @@ impl<'a> Matching<'a> {
         self.reader.reused(block as u64);
         self.next += block;
         self.sent = self.next;
+        self.untold += block as u64;
         if self.reader.transcript.is_due() {
             self.end_run()?;
             self.reader.check(true)?;
+            if self.untold >= TELL_BYTES {
+                self.reader.packer.flush()?;
+                self.untold = 0;
+            }
         }
         Ok(())
     }
