@@ -202,3 +202,40 @@ impl<'a> Matching<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::transfer_file::compression::Compressor;
+    use crate::transfer_file::delta;
+    use crate::transfer_file::packer::Packer;
+
+    #[test]
+    fn a_target_is_told_of_what_was_found_before_all_was_searched() {
+        let size = 2 * TELL_BYTES;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        let block = delta::block_bytes(size);
+        let sums = delta::sums(&file, size, block, &|| false).unwrap().unwrap();
+        let known = Known::new(block, &sums.into()).unwrap();
+        let (outgoing, mut told) = mpsc::channel(10);
+        let mut reader = Reader::new(
+            Packer::new(outgoing),
+            Compressor::new(None).unwrap(),
+            Arc::default(),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let search = Matching::new(&mut reader, &file, &known, 0, size);
+        assert!(matches!(search.run(), Ok(Ok(whole)) if whole == size));
+        let mut messages = 0;
+        while told.try_recv().is_ok() {
+            messages += 1;
+        }
+        assert_eq!(messages, 2, "each after {TELL_BYTES} bytes");
+    }
+}
