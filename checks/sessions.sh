@@ -201,8 +201,9 @@ detach_attach_and_end() {
 
 ended_sessions_are_forgotten() {
     start_server
-    run legatus shell "$host" --detach --name brief -- sh -c 'exit 3'
+    run legatus shell "$host" --detach --name brief -- sh -c 'until test -e "$0"; do sleep 0.05; done; exit 3' "$work/may end"
     expect_status 0
+    : >"$work/may end"
     await 10 "it is listed as ended" lists ' brief .*exit'
     run legatus end "$host" brief
     expect_status 0
