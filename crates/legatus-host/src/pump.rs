@@ -143,6 +143,11 @@ impl MessageWriter {
         self.write(Frame::Slot { slot, length }).await
     }
 
+    /// Fires when the half at the other end receives no more.
+    pub(crate) fn deaf(&self) -> CancellationToken {
+        self.deafness.there.clone()
+    }
+
     pub(crate) async fn write(&mut self, frame: Frame) -> io::Result<()> {
         frame::write(&mut self.socket, frame).await
     }

@@ -39,12 +39,13 @@ pub(super) async fn run(session: Arc<Session>, place: Place, taken: Taken, link:
         mut control_reader,
         notices,
     } = link;
-    let detached = CancellationToken::new();
+    let farewell = Farewell::default();
+    let deaf = writer.deaf();
     let told = watch::Sender::new(taken);
     let controls = async {
         // The end of this socket, not of the other, means that the client is gone: its server has
         // nothing more to say once it knows the outcome, but still that it was fetched.
-        let deliver = |frame| deliver(&session, &place, &detached, frame);
+        let deliver = |frame| deliver(&session, &place, &farewell, frame);
         if let Err(error) = control_reader.pump(deliver).await
             && !error.is_loss()
         {
@@ -57,7 +58,8 @@ pub(super) async fn run(session: Arc<Session>, place: Place, taken: Taken, link:
         () = place.superseded.cancelled() => Going::Superseded,
         () = session.over.cancelled() => return,
         going = controls => going,
-        () = detached.cancelled() => Going::Detached,
+        () = farewell.detached.cancelled() => Going::Detached,
+        never = forgo(&session, &place, &deaf, &farewell) => match never {},
         going = write(&session, &place, &mut writer) => going,
         never = read(&session, &place, &mut reader, &told) => match never {},
         never = notify(control_writer, &notices, &told) => match never {},
@@ -72,6 +74,30 @@ pub(super) async fn run(session: Arc<Session>, place: Place, taken: Taken, link:
             .await
             .ok();
     }
+}
+
+/// What a client has said of its going.
+#[derive(Debug, Default)]
+struct Farewell {
+    /// It leaves the call.
+    detached: CancellationToken,
+    /// It has cancelled the call.
+    cancelled: CancellationToken,
+}
+
+/// Whoever takes no more messages and has cancelled the call needs none: they must not keep the
+/// Commander from its end.
+async fn forgo(
+    session: &Session,
+    place: &Place,
+    deaf: &CancellationToken,
+    farewell: &Farewell,
+) -> std::convert::Infallible {
+    deaf.cancelled().await;
+    farewell.cancelled.cancelled().await;
+    session.clients().forgo(place);
+    session.changed();
+    std::future::pending().await
 }
 
 /// Sends the log and the outcome.
@@ -176,7 +202,7 @@ async fn notify(
 fn deliver(
     session: &Session,
     place: &Place,
-    detached: &CancellationToken,
+    farewell: &Farewell,
     frame: Frame,
 ) -> Result<(), PumpError> {
     match frame {
@@ -185,7 +211,7 @@ fn deliver(
             session.changed();
             Ok(())
         }
-        Frame::Control(control) => control_of(session, place, detached, control),
+        Frame::Control(control) => control_of(session, place, farewell, control),
         _ => Err(PumpError::Misplaced),
     }
 }
@@ -193,15 +219,16 @@ fn deliver(
 fn control_of(
     session: &Session,
     place: &Place,
-    detached: &CancellationToken,
+    farewell: &Farewell,
     control: Bytes,
 ) -> Result<(), PumpError> {
     let request = wire::ControlRequest::decode(control).map_err(|_| PumpError::Unintelligible)?;
     match Control::try_from(request.control).map_err(|_| PumpError::Unintelligible)? {
-        Control::Detach => detached.cancel(),
+        Control::Detach => farewell.detached.cancel(),
         // Whoever watches just goes.
-        Control::Cancel if place.read_only => detached.cancel(),
+        Control::Cancel if place.read_only => farewell.detached.cancel(),
         Control::Cancel => {
+            farewell.cancelled.cancel();
             session.clients().dismiss();
             session.cancellation.cancel();
         }

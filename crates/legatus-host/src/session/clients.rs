@@ -35,6 +35,8 @@ pub(super) struct Clients {
     dismissed: bool,
     touched: Instant,
     bytes_in: u64,
+    /// The size that the call's terminal was last given.
+    fitted: Option<TerminalSize>,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,10 @@ enum Presence {
         serial: u64,
         cursor: u64,
         superseded: CancellationToken,
+        /// It has told the size of its terminal since it came.
+        is_sized: bool,
+        /// It needs no more messages.
+        forgoes: bool,
     },
     Lost(Instant),
     /// It said that it leaves.
@@ -95,6 +101,7 @@ impl Clients {
             dismissed: false,
             touched: Instant::now(),
             bytes_in: 0,
+            fitted: None,
         }
     }
 
@@ -133,6 +140,8 @@ impl Clients {
             serial: self.serial,
             cursor,
             superseded: superseded.clone(),
+            is_sized: false,
+            forgoes: false,
         };
         let taken = Taken {
             messages: client.taken,
@@ -199,15 +208,29 @@ impl Clients {
         client.taken
     }
 
-    /// A client's terminal has another size; the one that the call's is to have.
+    /// A client's terminal has this size; the one that the call's is to have, if it changes, or if the
+    /// client has just come and wants everything drawn anew.
     pub(super) fn resized(&mut self, place: &Place, size: TerminalSize) -> Option<TerminalSize> {
-        self.of(place)?.size = Some(size);
-        self.fitting()
+        let client = self.of(place)?;
+        client.size = Some(size);
+        let Presence::Attached { is_sized, .. } = &mut client.presence else {
+            return None;
+        };
+        if !std::mem::replace(is_sized, true) {
+            self.fitted = None;
+        }
+        self.refit()
+    }
+
+    /// The size that the call's terminal is to have, if it changes.
+    pub(super) fn refit(&mut self) -> Option<TerminalSize> {
+        let fitting = self.fitting()?;
+        (self.fitted.replace(fitting) != Some(fitting)).then_some(fitting)
     }
 
     /// The size of a terminal that fits those of all clients that are there, or is that of the one
     /// who came last of those that want their own.
-    pub(super) fn fitting(&self) -> Option<TerminalSize> {
+    fn fitting(&self) -> Option<TerminalSize> {
         let wanting = self.attached().filter(|(client, _)| client.own_size);
         let last = wanting.max_by_key(|(client, _)| client.serial());
         if let Some(size) = last.and_then(|(client, _)| client.size) {
@@ -218,6 +241,18 @@ impl Clients {
             columns: one.columns.min(other.columns),
             rows: one.rows.min(other.rows),
         })
+    }
+
+    /// A client needs no more messages.
+    pub(super) fn forgo(&mut self, place: &Place) {
+        if let Some(Client {
+            presence: Presence::Attached { forgoes, .. },
+            ..
+        }) = self.of(place)
+        {
+            *forgoes = true;
+        }
+        self.trim();
     }
 
     /// A client has cancelled the call.
@@ -255,7 +290,7 @@ impl Clients {
     /// Whether the Commander may say more: not while those who are there lag behind, nor while what
     /// waits for one that is to come back fills the ring.
     pub(super) fn has_room(&self) -> bool {
-        let sent = self.attached().map(|(_, cursor)| cursor).min();
+        let sent = self.needing().map(|(_, cursor)| cursor).min();
         let unsent = sent.is_none_or(|place| self.log.has_room(place, UNSENT));
         unsent && self.log.has_room(self.needed(), self.log.limit())
     }
@@ -309,9 +344,16 @@ impl Clients {
             })
     }
 
+    /// Those of them who need the messages.
+    fn needing(&self) -> impl Iterator<Item = (&Client, u64)> {
+        self.attached().filter(|(client, _)| {
+            !matches!(client.presence, Presence::Attached { forgoes: true, .. })
+        })
+    }
+
     /// The oldest message that somebody needs: whoever is there, else whoever is to come back.
     fn needed(&self) -> u64 {
-        let present = self.attached().map(|(client, _)| client.received).min();
+        let present = self.needing().map(|(client, _)| client.received).min();
         let away = || {
             let lost = self
                 .clients
@@ -441,9 +483,39 @@ mod tests {
         let (three, _) = clients.attach(&own).unwrap();
         assert_eq!(clients.fitting(), Some(size(80, 30)));
         assert_eq!(clients.resized(&three, size(200, 60)), Some(size(200, 60)));
-        assert_eq!(clients.resized(&two, size(70, 20)), Some(size(200, 60)));
+        assert_eq!(clients.resized(&two, size(70, 20)), None);
         clients.gone(&three, true);
-        assert_eq!(clients.fitting(), Some(size(70, 20)));
+        assert_eq!(clients.refit(), Some(size(70, 20)));
+    }
+
+    #[test]
+    fn a_size_that_stays_is_told_only_for_who_has_just_come() {
+        let size = |columns, rows| TerminalSize { columns, rows };
+        let mut clients = clients();
+        let (one, _) = clients.attach(&wanted("a", false, 0)).unwrap();
+        assert_eq!(clients.resized(&one, size(80, 24)), Some(size(80, 24)));
+        assert_eq!(clients.resized(&one, size(80, 24)), None);
+        let (two, _) = clients.attach(&wanted("b", false, 0)).unwrap();
+        assert_eq!(clients.resized(&two, size(100, 30)), Some(size(80, 24)));
+        clients.gone(&two, true);
+        assert_eq!(clients.refit(), None);
+        let (one, _) = clients.attach(&wanted("a", true, 0)).unwrap();
+        assert_eq!(clients.resized(&one, size(80, 24)), Some(size(80, 24)));
+    }
+
+    #[test]
+    fn who_needs_no_more_messages_does_not_hold_the_commander_back() {
+        let mut clients = clients();
+        let (place, _) = clients.attach(&wanted("a", false, 0)).unwrap();
+        while clients.has_room() {
+            clients.push(vec![0; UNSENT].into());
+        }
+        clients.forgo(&place);
+        for _ in 0..100 {
+            assert!(clients.has_room());
+            clients.push(vec![0; UNSENT].into());
+        }
+        assert!(clients.log.first() > 0, "nothing is kept for it");
     }
 
     #[test]

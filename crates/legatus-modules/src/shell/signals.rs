@@ -1,11 +1,9 @@
 //! Signals and sizes on their way to what a call runs.
 
-use legatus_core::{Control, ControlReceiver, TerminalSize};
+use legatus_core::{Control, ControlReceiver};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::spawn::OpenTerminal;
-
-const SIGWINCH: u8 = 28;
 
 /// Passes controls on until the caller cancels. Never returns otherwise.
 pub(super) async fn pass_on(
@@ -19,21 +17,15 @@ pub(super) async fn pass_on(
             // Whoever keeps the call sees to that.
             Control::Detach => {}
             Control::Signal(number) => send(number, command, terminal),
-            Control::Resize(size) => resize(size, terminal),
+            Control::Resize(size) => {
+                let resized = terminal.map(|open| open.resize(size.columns, size.rows));
+                if let Some(Err(error)) = resized {
+                    tracing::debug!(%error, "cannot resize the terminal");
+                }
+            }
         }
     }
     std::future::pending::<()>().await;
-}
-
-/// Gives a terminal its size. Who tells one that it has already has come back to it, and wants what
-/// runs there to draw everything anew, which the kernel asks for only when a size changes.
-fn resize(size: TerminalSize, terminal: Option<&OpenTerminal>) {
-    let Some(open) = terminal else { return };
-    match open.resize(size.columns, size.rows) {
-        Ok(true) => {}
-        Ok(false) => send(SIGWINCH, None, terminal),
-        Err(error) => tracing::debug!(%error, "cannot resize the terminal"),
-    }
 }
 
 /// Sends a signal to the foreground process group of a terminal, or else to the command's.

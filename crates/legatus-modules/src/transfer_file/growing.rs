@@ -111,6 +111,10 @@ impl Growing {
     }
 }
 
+fn hashes(data: &[u8], block: usize) -> Vec<blake3::Hash> {
+    data.chunks_exact(block).map(blake3::hash).collect()
+}
+
 /// The hashes of the blocks of `data`, made by another thread while this one does the work: writing to
 /// memory takes three times as long as hashing it.
 fn hashes_during(
@@ -118,7 +122,7 @@ fn hashes_during(
     data: &[u8],
     block: usize,
 ) -> io::Result<Vec<blake3::Hash>> {
-    let hash = || data.chunks_exact(block).map(blake3::hash).collect();
+    let hash = || hashes(data, block);
     if data.len() < HASHED_ASIDE_BYTES {
         work()?;
         return Ok(hash());
@@ -249,12 +253,11 @@ impl Current {
             }
             let data = room.get_mut(..length).unwrap_or_default();
             let is_there = file.take(basis, from, self.at.saturating_add(copied), data)?;
-            let staged = &mut file.staged;
-            let write = || match is_there {
-                true => Ok(()),
-                false => staged.write(data),
+            let hashes = match is_there {
+                true => hashes(data, block),
+                false => hashes_during(|| file.staged.write(data), data, block)?,
             };
-            for hash in hashes_during(write, data, block)? {
+            for hash in hashes {
                 self.transcript.block(&hash, block as u64);
             }
             if let Some(whole) = &mut self.whole {

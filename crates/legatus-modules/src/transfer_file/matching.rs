@@ -34,7 +34,7 @@ pub(super) struct Matching<'a> {
     whole: u64,
     /// Blocks that were found, one after the other.
     run: Copy,
-    /// Bytes of those that were found since the target was last told of all.
+    /// Bytes that were found since the target was last told of them at once.
     untold: u64,
 }
 
