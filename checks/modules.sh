@@ -207,8 +207,9 @@ dies_with_its_call_and_leaves_nothing() {
     local descriptors
     descriptors=$(find "/proc/$server_pid/fd" | wc -l)
     for ((i = 0; i < count; i++)); do
-        call "tail" "$host" --lines 1 /usr/lib/os-release >"$work/tail.$((i % 8))" &
-        if ((i % 8 == 7)); then wait -n || fail "a call failed"; fi
+        call "tail" "$host" --lines 1 /usr/lib/os-release >/dev/null &
+        # Eight at a time.
+        if ((i >= 7)); then wait -n || fail "a call failed"; fi
     done
     run call tail "$host" --lines 1 /usr/lib/os-release
     expect_status 0
