@@ -260,20 +260,14 @@ moved() {
     kill -KILL "$server_pid"
     see 'reconnecting' 30
     serve_again
-    # Programs that draw everything anew when they are told do so over what the client says of that.
-    await 30 "the client has come back" came_back
+    see 'connected again' 30
+    # What the client says of its connection stands on the screen until that is drawn again.
     terminal resize-window -x 110 -y 35
     await 15 "it fills another terminal after the server's end" "$redrawn" 110 35
     press q
     see 'remote>$'
     type_line exit
     see 'local>$'
-}
-
-came_back() {
-    local now
-    now=$(screen)
-    [[ $now == *'connected again'* || $now != *reconnecting* ]]
 }
 
 less_fills() { (($(screen | grep -c '^line [0-9]*$') == $2 - 1)); }

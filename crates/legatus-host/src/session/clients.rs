@@ -209,7 +209,7 @@ impl Clients {
     }
 
     /// A client's terminal has this size; the one that the call's is to have, if it changes, or if the
-    /// client has just come and wants everything drawn anew.
+    /// client has just come.
     pub(super) fn resized(&mut self, place: &Place, size: TerminalSize) -> Option<TerminalSize> {
         let client = self.of(place)?;
         client.size = Some(size);

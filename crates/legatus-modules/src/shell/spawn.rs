@@ -206,8 +206,7 @@ impl OpenTerminal {
         Ok(open)
     }
 
-    /// Sets the size in character cells. The foreground processes get SIGWINCH, also if it is the size
-    /// that the terminal has: then somebody has come back to it, and wants everything drawn anew.
+    /// Sets the size in character cells; the foreground processes get SIGWINCH.
     pub(super) fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
         let size = Winsize {
             ws_col: columns,
@@ -215,15 +214,6 @@ impl OpenTerminal {
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
-        if rustix::termios::tcgetwinsize(&self.ours)? == size {
-            // The kernel tells only of what changes, and it may tell processes of any user: so the
-            // terminal has another width in pixels for a moment.
-            let other = Winsize {
-                ws_xpixel: 1,
-                ..size
-            };
-            rustix::termios::tcsetwinsize(&self.ours, other)?;
-        }
         Ok(rustix::termios::tcsetwinsize(&self.ours, size)?)
     }
 }
