@@ -35,8 +35,6 @@ pub(super) struct Clients {
     dismissed: bool,
     touched: Instant,
     bytes_in: u64,
-    /// The size that the call's terminal was last given.
-    fitted: Option<TerminalSize>,
 }
 
 #[derive(Debug)]
@@ -58,8 +56,6 @@ enum Presence {
         serial: u64,
         cursor: u64,
         superseded: CancellationToken,
-        /// It has told the size of its terminal since it came.
-        is_sized: bool,
         /// It needs no more messages.
         forgoes: bool,
     },
@@ -101,7 +97,6 @@ impl Clients {
             dismissed: false,
             touched: Instant::now(),
             bytes_in: 0,
-            fitted: None,
         }
     }
 
@@ -140,7 +135,6 @@ impl Clients {
             serial: self.serial,
             cursor,
             superseded: superseded.clone(),
-            is_sized: false,
             forgoes: false,
         };
         let taken = Taken {
@@ -208,29 +202,15 @@ impl Clients {
         client.taken
     }
 
-    /// A client's terminal has this size; the one that the call's is to have, if it changes, or if the
-    /// client has just come.
+    /// A client's terminal has another size; the one that the call's is to have.
     pub(super) fn resized(&mut self, place: &Place, size: TerminalSize) -> Option<TerminalSize> {
-        let client = self.of(place)?;
-        client.size = Some(size);
-        let Presence::Attached { is_sized, .. } = &mut client.presence else {
-            return None;
-        };
-        if !std::mem::replace(is_sized, true) {
-            self.fitted = None;
-        }
-        self.refit()
-    }
-
-    /// The size that the call's terminal is to have, if it changes.
-    pub(super) fn refit(&mut self) -> Option<TerminalSize> {
-        let fitting = self.fitting()?;
-        (self.fitted.replace(fitting) != Some(fitting)).then_some(fitting)
+        self.of(place)?.size = Some(size);
+        self.fitting()
     }
 
     /// The size of a terminal that fits those of all clients that are there, or is that of the one
     /// who came last of those that want their own.
-    fn fitting(&self) -> Option<TerminalSize> {
+    pub(super) fn fitting(&self) -> Option<TerminalSize> {
         let wanting = self.attached().filter(|(client, _)| client.own_size);
         let last = wanting.max_by_key(|(client, _)| client.serial());
         if let Some(size) = last.and_then(|(client, _)| client.size) {
@@ -483,24 +463,9 @@ mod tests {
         let (three, _) = clients.attach(&own).unwrap();
         assert_eq!(clients.fitting(), Some(size(80, 30)));
         assert_eq!(clients.resized(&three, size(200, 60)), Some(size(200, 60)));
-        assert_eq!(clients.resized(&two, size(70, 20)), None);
+        assert_eq!(clients.resized(&two, size(70, 20)), Some(size(200, 60)));
         clients.gone(&three, true);
-        assert_eq!(clients.refit(), Some(size(70, 20)));
-    }
-
-    #[test]
-    fn a_size_that_stays_is_told_only_for_who_has_just_come() {
-        let size = |columns, rows| TerminalSize { columns, rows };
-        let mut clients = clients();
-        let (one, _) = clients.attach(&wanted("a", false, 0)).unwrap();
-        assert_eq!(clients.resized(&one, size(80, 24)), Some(size(80, 24)));
-        assert_eq!(clients.resized(&one, size(80, 24)), None);
-        let (two, _) = clients.attach(&wanted("b", false, 0)).unwrap();
-        assert_eq!(clients.resized(&two, size(100, 30)), Some(size(80, 24)));
-        clients.gone(&two, true);
-        assert_eq!(clients.refit(), None);
-        let (one, _) = clients.attach(&wanted("a", true, 0)).unwrap();
-        assert_eq!(clients.resized(&one, size(80, 24)), Some(size(80, 24)));
+        assert_eq!(clients.fitting(), Some(size(70, 20)));
     }
 
     #[test]

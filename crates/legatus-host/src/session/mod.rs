@@ -246,7 +246,7 @@ impl Session {
         let size = {
             let mut clients = self.clients();
             clients.gone(place, willingly);
-            clients.refit()
+            clients.fitting()
         };
         if let Some(size) = size {
             self.controls.send(Control::Resize(size));

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 
+use super::beside::beside;
 use super::messages::Misbehaved;
 
 /// Files shorter than this are sent whole: that costs less than looking.
@@ -98,17 +99,7 @@ pub(super) fn sums(
     let blocks = size / block;
     let half = blocks / 2;
     let sums_of = |blocks| sums_of(file, blocks, block, stop);
-    let (first, second) = std::thread::scope(|scope| {
-        let second = std::thread::Builder::new().spawn_scoped(scope, || sums_of(half..blocks));
-        let first = sums_of(0..half);
-        let second = match second {
-            Ok(second) => second.join(),
-            // There are too many threads.
-            Err(_) => Ok(sums_of(half..blocks)),
-        };
-        (first, second)
-    });
-    let second = second.map_err(|_| io::Error::other("the thread of the sums failed"))?;
+    let (second, first) = beside(|| sums_of(half..blocks), || sums_of(0..half))?;
     Ok(match (first?, second?) {
         (Some(first), Some(second)) => Some([first, second].concat()),
         _ => None,

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{AtFlags, Mode, copy_file_range, fstatfs, linkat, unlinkat};
 use rustix::io::Errno;
 
+use super::beside::beside;
 use super::delta::BLOCK_BYTES;
 use super::messages::Options;
 use super::metadata;
@@ -23,8 +24,8 @@ const WRITE_BACK_BYTES: u64 = 16 << 20;
 /// Bytes that are copied at a time from the older file.
 const COPY_BYTES: u64 = 1 << 20;
 
-/// Blocks are hashed by a thread of their own if they are at least so many bytes: to start one takes as
-/// long as to hash some 100 KiB.
+/// Blocks that are written are hashed beside that, in another thread, if they are at least so many bytes:
+/// to start one takes as long as to hash some 100 KiB.
 const HASHED_ASIDE_BYTES: usize = 512 << 10;
 
 /// The file whose contents are coming.
@@ -111,33 +112,9 @@ impl Growing {
     }
 }
 
+/// Of each block.
 fn hashes(data: &[u8], block: usize) -> Vec<blake3::Hash> {
     data.chunks_exact(block).map(blake3::hash).collect()
-}
-
-/// The hashes of the blocks of `data`, made by another thread while this one does the work: writing to
-/// memory takes three times as long as hashing it.
-fn hashes_during(
-    work: impl FnOnce() -> io::Result<()>,
-    data: &[u8],
-    block: usize,
-) -> io::Result<Vec<blake3::Hash>> {
-    let hash = || hashes(data, block);
-    if data.len() < HASHED_ASIDE_BYTES {
-        work()?;
-        return Ok(hash());
-    }
-    std::thread::scope(|scope| {
-        let hashing = std::thread::Builder::new().spawn_scoped(scope, hash);
-        work()?;
-        match hashing {
-            Ok(hashing) => hashing
-                .join()
-                .map_err(|_| io::Error::other("the thread of the hashes failed")),
-            // There are too many threads.
-            Err(_) => Ok(hash()),
-        }
-    })
 }
 
 /// Whether files there can share blocks. Elsewhere the kernel would copy them, and we read them once more
@@ -253,10 +230,16 @@ impl Current {
             }
             let data = room.get_mut(..length).unwrap_or_default();
             let is_there = file.take(basis, from, self.at.saturating_add(copied), data)?;
-            let hashes = match is_there {
-                true => hashes(data, block),
-                false => hashes_during(|| file.staged.write(data), data, block)?,
+            let mut write = || match is_there {
+                true => Ok(()),
+                false => file.staged.write(data),
             };
+            let hashes = || hashes(data, block);
+            let (hashes, written) = match is_there || length < HASHED_ASIDE_BYTES {
+                true => (hashes(), write()),
+                false => beside(hashes, write)?,
+            };
+            written?;
             for hash in hashes {
                 self.transcript.block(&hash, block as u64);
             }

@@ -16,6 +16,7 @@
 //! [`source`] and [`receiving`] run the two halves over a channel, [`ledger`] and [`target`] are what
 //! the threads of each share.
 
+mod beside;
 mod bounds;
 mod change;
 mod commander;
