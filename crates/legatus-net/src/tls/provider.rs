@@ -2,16 +2,35 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use rustls::SupportedCipherSuite;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 /// HTTP/2, the only protocol spoken (RFC 9113 section 3.2).
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
 
-/// AWS-LC with rustls's choices, in an order of ours.
+/// The cipher suites of a library.
 ///
 /// AES-128-GCM comes first: it moves 9 to 30 % more bytes a second than AES-256-GCM, and breaking
 /// it is out of reach as well.
+macro_rules! cipher_suites {
+    ($library:ident) => {
+        [
+            rustls::crypto::$library::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            rustls::crypto::$library::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            rustls::crypto::$library::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ]
+    };
+}
+
+/// Those of AWS-LC, which has code for every processor but one kind.
+pub(super) const AWS_LC: [SupportedCipherSuite; 3] = cipher_suites!(aws_lc_rs);
+
+/// Those of ring, which has code for that kind.
+#[cfg(target_arch = "x86_64")]
+pub(super) const RING: [SupportedCipherSuite; 3] = cipher_suites!(ring);
+
+/// AWS-LC with rustls's choices, in an order of ours, and the ciphers that are the fastest here
+/// (decision 0011).
 ///
 /// The order of key exchanges is fixed here, because a feature of rustls that any dependency may
 /// switch on would change it: X25519 costs a handshake less time and 2.3 KB less than the hybrid
@@ -24,11 +43,23 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
             aws_lc_rs::kx_group::SECP384R1,
             aws_lc_rs::kx_group::X25519MLKEM768,
         ],
-        cipher_suites: vec![
-            cipher_suite::TLS13_AES_128_GCM_SHA256,
-            cipher_suite::TLS13_AES_256_GCM_SHA384,
-            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-        ],
+        cipher_suites: fastest_ciphers().to_vec(),
         ..aws_lc_rs::default_provider()
     })
+}
+
+/// A processor that works on two blocks of AES at a time, but has not the wider registers of
+/// AVX-512 (AMD's Zen 3, Intel's client processors since 2021): there ring is twice as fast.
+#[cfg(target_arch = "x86_64")]
+fn fastest_ciphers() -> [SupportedCipherSuite; 3] {
+    let two_blocks = is_x86_feature_detected!("vaes") && is_x86_feature_detected!("vpclmulqdq");
+    match two_blocks && !is_x86_feature_detected!("avx512f") {
+        true => RING,
+        false => AWS_LC,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fastest_ciphers() -> [SupportedCipherSuite; 3] {
+    AWS_LC
 }

@@ -5,15 +5,17 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 use proptest::prelude::*;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::cipher::OutboundChunks;
-use rustls::{AlertDescription, ContentType, Error as Failure};
+use rustls::sign::SingleCertAndKey;
+use rustls::{AlertDescription, ContentType, Error as Failure, SupportedCipherSuite};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::*;
-use crate::tls::TlsStream;
 use crate::tls::record::Sealer;
+use crate::tls::{TlsStream, provider};
 
 type Theirs = client::TlsStream<DuplexStream>;
 type TheirServer = server::TlsStream<DuplexStream>;
@@ -103,6 +105,53 @@ fn what_is_written_arrives_in_either_role_and_in_any_pieces() {
             exchange(ours, theirs, &pieces).await;
         });
     });
+}
+
+/// Ciphers of one library at the server and of each at the client, ours and rustls's own.
+#[tokio::test]
+async fn every_cipher_of_each_library_understands_the_server() {
+    let pki = Pki::new();
+    for suite in provider::AWS_LC.into_iter().chain(OTHER_LIBRARY) {
+        let config = || client_with_cipher(&pki, suite);
+        let (near, far) = duplex(PIPE);
+        let connector = TlsConnector::from(config());
+        let name = ServerName::try_from("localhost").unwrap();
+        let (ours, theirs) = tokio::join!(
+            accept(pki.server_config(), near),
+            connector.connect(name, far)
+        );
+        exchange(ours.unwrap().0, theirs.unwrap(), &[1, 40_000, 300]).await;
+
+        let (near, far) = duplex(PIPE);
+        let (server, client) = tokio::join!(
+            accept(pki.server_config(), far),
+            connect(config(), server_name("localhost").unwrap(), near)
+        );
+        exchange(server.unwrap().0, client.unwrap().0, &[1, 40_000, 300]).await;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+use provider::RING as OTHER_LIBRARY;
+#[cfg(not(target_arch = "x86_64"))]
+const OTHER_LIBRARY: [SupportedCipherSuite; 0] = [];
+
+/// A client that has one cipher alone.
+fn client_with_cipher(pki: &Pki, suite: SupportedCipherSuite) -> Arc<ClientConfig> {
+    let provider = Arc::new(CryptoProvider {
+        cipher_suites: vec![suite],
+        ..(*provider::provider()).clone()
+    });
+    let pair = PairSource::from(&pki.client).load(&provider).unwrap();
+    let roots = RootSource::Bundle(pki.bundle()).load().unwrap();
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    config.alpn_protocols = vec![provider::ALPN_HTTP2.to_vec()];
+    config.enable_secret_extraction = true;
+    Arc::new(config)
 }
 
 /// A server of ours and a client of rustls's that has `last` put something behind its handshake, all of
