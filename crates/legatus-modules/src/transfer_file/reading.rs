@@ -124,7 +124,7 @@ impl Reader {
         let digest = self.transcript.finish();
         match read {
             Ok(size) => {
-                end.digest = digest.as_bytes().to_vec().into();
+                end.digest = digest.to_vec().into();
                 end.size = size;
             }
             Err(Useless::Unwanted) => {}
@@ -230,7 +230,7 @@ impl Reader {
         if !more || !self.transcript.is_due() {
             return Ok(());
         }
-        let digest = self.transcript.finish().as_bytes().to_vec();
+        let digest = self.transcript.finish().to_vec();
         self.packer.piece(Piece::Check(digest.into()))
     }
 

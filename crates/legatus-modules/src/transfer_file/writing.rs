@@ -14,7 +14,7 @@ use super::messages::piece::Piece;
 use super::messages::{Begin, Copy, Failure, FileEnd, Misbehaved, Pieces};
 use super::report::reason;
 use super::target::{Notice, Pending, Shared, TargetError};
-use super::transcript::Transcript;
+use super::transcript::{DIGEST_BYTES, Transcript};
 
 /// Complete files that wait for the disk together, at most; each has a descriptor.
 const BATCH_FILES: usize = 256;
@@ -201,7 +201,7 @@ impl Writer {
         if current.file.is_none() {
             return Ok(());
         }
-        if current.transcript.finish().as_bytes()[..] != *digest {
+        if current.transcript.finish() != *digest_of(digest)? {
             return self.mismatch();
         }
         let passed = current.passed(is_durable);
@@ -239,7 +239,7 @@ impl Writer {
         if end.digest.is_empty() {
             return self.useless(end);
         }
-        let is_it = current.transcript.finish().as_bytes()[..] == end.digest[..];
+        let is_it = current.transcript.finish() == *digest_of(&end.digest)?;
         if current.file.is_some() && !(is_it && current.at == end.size) {
             self.mismatch()?;
         } else if current.file.is_some() {
@@ -359,4 +359,10 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// What a source proves contents with.
+fn digest_of(bytes: &[u8]) -> Result<&[u8; DIGEST_BYTES], Misbehaved> {
+    let other = Misbehaved("a digest of an unknown kind: its Legatus is of another version");
+    bytes.try_into().map_err(|_| other)
 }

@@ -197,11 +197,26 @@ fn leave() -> Kind {
     Kind::Leave(Leave::default())
 }
 
+/// What a source proves these contents with.
+fn digest(contents: &[u8]) -> [u8; 16] {
+    twox_hash::XxHash3_128::oneshot(contents).to_be_bytes()
+}
+
+#[test]
+fn a_digest_of_another_length_ends_the_copy_with_the_likely_cause() {
+    let trap = trap();
+    let events = vec![root("f"), file(""), end()];
+    let told = pieces(contents(1, b"contents", &[0; 32]));
+    let error = give(trap.path(), vec![message(events), Step::Await, told], None).unwrap_err();
+    assert!(error.to_string().contains("another version"), "{error}");
+    assert_untouched(trap.path());
+}
+
 #[test]
 fn a_digest_that_lies_is_asked_for_once_more_and_makes_no_file() {
     let trap = trap();
     let events = vec![root("f"), file(""), end()];
-    let lie = || pieces(contents(1, b"contents", &[0; 32]));
+    let lie = || pieces(contents(1, b"contents", &[0; 16]));
     let steps = vec![message(events), Step::Await, lie(), Step::Await, lie()];
     let finished = give(trap.path(), steps, None).unwrap();
     assert_eq!((finished.files, finished.failed), (0, 1));
@@ -214,13 +229,13 @@ fn a_digest_that_was_wrong_once_is_made_good() {
     let trap = trap();
     let events = vec![root("f"), file(""), end()];
     let told = |digest: &[u8]| pieces(contents(1, b"contents", digest));
-    let right = blake3::hash(b"contents");
+    let right = digest(b"contents");
     let steps = vec![
         message(events),
         Step::Await,
-        told(&[0; 32]),
+        told(&[0; 16]),
         Step::Await,
-        told(right.as_bytes()),
+        told(&right),
     ];
     let finished = give(trap.path(), steps, None).unwrap();
     assert_eq!((finished.files, finished.failed), (1, 0));
@@ -232,7 +247,7 @@ fn a_length_that_lies_makes_no_file() {
     let trap = trap();
     let events = vec![root("f"), file(""), end()];
     let lie = || {
-        let mut told = contents(1, b"contents", blake3::hash(b"contents").as_bytes());
+        let mut told = contents(1, b"contents", &digest(b"contents"));
         if let Some(PieceKind::FileEnd(end)) = told.last_mut() {
             end.size = 9;
         }
@@ -249,11 +264,7 @@ fn files_without_a_mode_get_that_of_the_original() {
     use std::os::unix::fs::PermissionsExt;
     let trap = trap();
     let events = vec![root("f"), file(""), end()];
-    let told = pieces(contents(
-        1,
-        b"contents",
-        blake3::hash(b"contents").as_bytes(),
-    ));
+    let told = pieces(contents(1, b"contents", &digest(b"contents")));
     give(trap.path(), vec![message(events), Step::Await, told], None).unwrap();
     let metadata = fs::metadata(trap.path().join("target/f")).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o7777, 0o664);
@@ -536,8 +547,8 @@ fn event() -> impl Strategy<Value = Kind> {
 fn piece() -> impl Strategy<Value = PieceKind> {
     let digest = || {
         prop_oneof![
-            Just(Bytes::copy_from_slice(blake3::hash(b"xx").as_bytes())),
-            Just(Bytes::copy_from_slice(blake3::hash(b"").as_bytes())),
+            Just(Bytes::copy_from_slice(&self::digest(b"xx"))),
+            Just(Bytes::copy_from_slice(&self::digest(b""))),
             Just(Bytes::new()),
         ]
     };
