@@ -38,7 +38,7 @@ def send(connection, count):
         block.write(os.urandom(CHUNK))
         while count > 0:
             part = min(CHUNK, count)
-            count -= connection.sendfile(block, 0, part)
+            count -= os.sendfile(connection.fileno(), block.fileno(), 0, part)
 
 
 def take(connection, count):

@@ -77,7 +77,9 @@ impl Iterator for Pieces {
         self.0.has_remaining().then(|| {
             let piece = Piece::decode(split_item(&mut self.0, PIECES_KEY)?);
             let piece = piece.map_err(|_| MALFORMED)?;
-            piece.piece.ok_or(Misbehaved("an unknown piece"))
+            piece.piece.ok_or(Misbehaved(
+                "an unknown piece; it may be of another version of Legatus",
+            ))
         })
     }
 }

@@ -363,6 +363,6 @@ impl Writer {
 
 /// What a source proves contents with.
 fn digest_of(bytes: &[u8]) -> Result<&[u8; DIGEST_BYTES], Misbehaved> {
-    let other = Misbehaved("a digest of an unknown kind: its Legatus is of another version");
-    bytes.try_into().map_err(|_| other)
+    let odd = Misbehaved("a digest that has not 16 bytes");
+    bytes.try_into().map_err(|_| odd)
 }
