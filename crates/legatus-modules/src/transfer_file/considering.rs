@@ -273,11 +273,11 @@ impl Judge {
             return Ok(());
         }
         let stop = || self.shared.stop.load(Ordering::Relaxed);
-        match delta::sums(&file, size, block, &stop) {
-            Ok(Some(sums)) => {
+        match delta::Basis::read(file, size, block, &stop) {
+            Ok(Some(basis)) => {
                 rest.block_bytes = block;
-                rest.sums = sums.into();
-                pending.basis = Some((file, block));
+                rest.sums = basis.sums();
+                pending.basis = Some(basis);
             }
             // It changes: it is of no help.
             Ok(None) | Err(_) => self.shared.with_sums.leave(),

@@ -8,7 +8,6 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{AtFlags, Mode, copy_file_range, fstatfs, linkat, unlinkat};
 use rustix::io::Errno;
 
-use super::beside::beside;
 use super::delta::BLOCK_BYTES;
 use super::messages::Options;
 use super::metadata;
@@ -23,10 +22,6 @@ const WRITE_BACK_BYTES: u64 = 16 << 20;
 
 /// Bytes that are copied at a time from the older file.
 const COPY_BYTES: u64 = 1 << 20;
-
-/// Blocks that are written are hashed beside that, in another thread, if they are at least so many bytes:
-/// to start one takes as long as to hash some 100 KiB.
-const HASHED_ASIDE_BYTES: usize = 512 << 10;
 
 /// The file whose contents are coming.
 pub(super) struct Current {
@@ -110,11 +105,6 @@ impl Growing {
         basis.read_exact_at(data, from)?;
         Ok(false)
     }
-}
-
-/// Of each block.
-fn hashes(data: &[u8], block: usize) -> Vec<blake3::Hash> {
-    data.chunks_exact(block).map(blake3::hash).collect()
 }
 
 /// Whether files there can share blocks. Elsewhere the kernel would copy them, and we read them once more
@@ -214,13 +204,14 @@ impl Current {
         room: &mut Vec<u8>,
         is_durable: bool,
     ) -> io::Result<()> {
-        let (Some(file), Some((basis, block))) = (&mut self.file, &self.pending.basis) else {
+        let (Some(file), Some(basis)) = (&mut self.file, &self.pending.basis) else {
             return Ok(());
         };
         // Whole blocks at a time, some of them if they are short.
+        let block = basis.block;
+        debug_assert!(block <= BLOCK_BYTES);
         let together = (COPY_BYTES / block).max(1) * block;
-        debug_assert!(*block <= BLOCK_BYTES);
-        let block = usize::try_from(*block).unwrap_or(usize::MAX);
+        let block_bytes = usize::try_from(block).unwrap_or(usize::MAX);
         let mut copied = 0;
         while bytes > 0 {
             let now = together.min(bytes);
@@ -229,19 +220,12 @@ impl Current {
                 room.resize(length, 0);
             }
             let data = room.get_mut(..length).unwrap_or_default();
-            let is_there = file.take(basis, from, self.at.saturating_add(copied), data)?;
-            let mut write = || match is_there {
-                true => Ok(()),
-                false => file.staged.write(data),
-            };
-            let hashes = || hashes(data, block);
-            let (hashes, written) = match is_there || length < HASHED_ASIDE_BYTES {
-                true => (hashes(), write()),
-                false => beside(hashes, write)?,
-            };
-            written?;
-            for hash in hashes {
-                self.transcript.block(&hash, block as u64);
+            let is_there = file.take(&basis.file, from, self.at.saturating_add(copied), data)?;
+            for (number, data) in (from / block..).zip(data.chunks_exact(block_bytes)) {
+                self.transcript.block(&basis.hash(number, data), block);
+            }
+            if !is_there {
+                file.staged.write(data)?;
             }
             if let Some(whole) = &mut self.whole {
                 whole.update(data);

@@ -212,7 +212,7 @@ mod tests {
 
     use super::*;
     use crate::transfer_file::compression::Compressor;
-    use crate::transfer_file::delta;
+    use crate::transfer_file::delta::{self, Basis};
     use crate::transfer_file::packer::Packer;
 
     #[test]
@@ -221,8 +221,8 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
         let block = delta::block_bytes(size);
-        let sums = delta::sums(&file, size, block, &|| false).unwrap().unwrap();
-        let known = Known::new(block, &sums.into()).unwrap();
+        let basis = Basis::read(file.try_clone().unwrap(), size, block, &|| false);
+        let known = Known::new(block, &basis.unwrap().unwrap().sums()).unwrap();
         let (outgoing, mut told) = mpsc::channel(10);
         let mut reader = Reader::new(
             Packer::new(outgoing),

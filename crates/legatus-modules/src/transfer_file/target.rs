@@ -15,6 +15,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::delta::Basis;
 use super::durability::Durability;
 use super::messages::{
     Attributes, Change, Failure, Finished, Misbehaved, Options, PERMISSIONS, Range,
@@ -81,8 +82,8 @@ pub(super) struct Pending {
     pub(super) attributes: Attributes,
     /// As the source told it.
     pub(super) size: u64,
-    /// The older file, and the length of its blocks, if these were told.
-    pub(super) basis: Option<(File, u64)>,
+    /// The older file, if its blocks were told.
+    pub(super) basis: Option<Basis>,
     /// What was kept of an interrupted copy.
     pub(super) partial: Option<(super::partial::Partial, File)>,
     /// It did not arrive as it was: it is asked for once more.

@@ -180,11 +180,11 @@ impl Writer {
         let Some(current) = &mut self.current else {
             return Ok(());
         };
-        let Some((_, block)) = &current.pending.basis else {
+        let Some(basis) = &current.pending.basis else {
             return Err(Misbehaved("blocks of a file that is not there").into());
         };
-        let bytes = copy.count.checked_mul(*block);
-        let start = copy.first.checked_mul(*block);
+        let bytes = copy.count.checked_mul(basis.block);
+        let start = copy.first.checked_mul(basis.block);
         let (Some(bytes), Some(start)) = (bytes, start) else {
             return Err(Misbehaved("blocks that cannot be").into());
         };
