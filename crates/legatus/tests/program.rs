@@ -19,8 +19,11 @@ fn program(arguments: &[&str]) -> Command {
     let mut path: PathBuf = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
-    let mut command = Command::new(path.join("examples/program"));
+    // Whoever runs the tests may ignore signals, as nohup(1) does; the program would go on doing so.
+    let mut command = Command::new("env");
     command
+        .arg("--default-signal=HUP,INT,QUIT,TERM")
+        .arg(path.join("examples/program"))
         .args(arguments)
         .env_clear()
         .env("HOME", "/nonexistent");
