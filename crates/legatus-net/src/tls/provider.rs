@@ -10,7 +10,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 /// HTTP/2, the only protocol spoken (RFC 9113 section 3.2).
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
 
-/// Those of AWS-LC, which has code for every processor but one kind.
+/// The cipher suites of AWS-LC, which has code for every processor but one kind.
 ///
 /// AES-128-GCM comes first: it moves 9 to 30 % more bytes a second than AES-256-GCM, and breaking
 /// it is out of reach as well.
@@ -20,7 +20,7 @@ pub(super) const AWS_LC: [SupportedCipherSuite; 3] = [
     aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
 ];
 
-/// With ring's AES, which has code for that kind.
+/// The same with ring's AES, which has code for that kind.
 #[cfg(target_arch = "x86_64")]
 pub(super) const RING: [SupportedCipherSuite; 3] = [
     ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
