@@ -5,6 +5,7 @@ use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{Error, SupportedCipherSuite, Tls13CipherSuite};
 
+use super::provider;
 use super::record::{Opener, Sealer};
 
 /// What gives new keys when one side asks for them (RFC 8446, 4.6.3).
@@ -14,13 +15,14 @@ pub(super) enum KeySchedule {
 }
 
 impl KeySchedule {
+    /// What the handshake agreed on.
     pub(super) fn suite(&self) -> Result<&'static Tls13CipherSuite, Error> {
         let suite = match self {
             Self::Client(connection) => connection.negotiated_cipher_suite(),
             Self::Server(connection) => connection.negotiated_cipher_suite(),
         };
         match suite {
-            SupportedCipherSuite::Tls13(suite) => Ok(suite),
+            SupportedCipherSuite::Tls13(suite) => Ok(provider::for_records(suite)),
             // Not reached: our configurations allow TLS 1.3 alone.
             #[allow(
                 unreachable_patterns,

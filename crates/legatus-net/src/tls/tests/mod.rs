@@ -1,6 +1,7 @@
 //! Handshakes over loopback TCP between parties whose certificates are made at run time.
 
 mod certificates;
+mod ciphers;
 mod identities;
 mod problems;
 mod refusals;

@@ -5,18 +5,15 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 use proptest::prelude::*;
-use rustls::crypto::CryptoProvider;
 use rustls::crypto::cipher::OutboundChunks;
-use rustls::server::WebPkiClientVerifier;
-use rustls::sign::SingleCertAndKey;
-use rustls::{AlertDescription, ContentType, Error as Failure, SupportedCipherSuite};
+use rustls::{AlertDescription, ContentType, Error as Failure};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::*;
+use crate::tls::TlsStream;
 use crate::tls::record::Sealer;
-use crate::tls::{TlsStream, provider};
 
 type Theirs = client::TlsStream<DuplexStream>;
 type TheirServer = server::TlsStream<DuplexStream>;
@@ -54,7 +51,7 @@ fn failure(error: &io::Error) -> Option<&Failure> {
 }
 
 /// Both directions at once, in pieces of these sizes, until both ends have said that nothing follows.
-async fn exchange(
+pub(super) async fn exchange(
     mut ours: impl AsyncRead + AsyncWrite + Unpin,
     mut theirs: impl AsyncRead + AsyncWrite + Unpin,
     pieces: &[usize],
@@ -106,84 +103,6 @@ fn what_is_written_arrives_in_either_role_and_in_any_pieces() {
             exchange(ours, theirs, &pieces).await;
         });
     });
-}
-
-/// Each end's cipher is of each library, ours and rustls's own, and the keys are renewed.
-#[tokio::test]
-async fn every_cipher_of_each_library_understands_the_other() {
-    let pki = Pki::new();
-    for (of_server, of_client) in pairs_of_ciphers() {
-        let server = || server_with_cipher(&pki, of_server);
-        let client = || client_with_cipher(&pki, of_client);
-        let (near, far) = duplex(PIPE);
-        let connector = TlsConnector::from(client());
-        let name = ServerName::try_from("localhost").unwrap();
-        let (ours, theirs) = tokio::join!(accept(server(), near), connector.connect(name, far));
-        let (mut ours, theirs) = (ours.unwrap().0, theirs.unwrap());
-        ours.renew_after(2);
-        exchange(ours, theirs, &[1, 70_000, 300]).await;
-
-        let (near, far) = duplex(PIPE);
-        let acceptor = TlsAcceptor::from(server());
-        let name = server_name("localhost").unwrap();
-        let (ours, theirs) = tokio::join!(connect(client(), name, near), acceptor.accept(far));
-        let (mut ours, theirs) = (ours.unwrap().0, theirs.unwrap());
-        ours.renew_after(2);
-        exchange(ours, theirs, &[1, 70_000, 300]).await;
-    }
-}
-
-/// Ciphers of the same name, each of either library.
-fn pairs_of_ciphers() -> Vec<(SupportedCipherSuite, SupportedCipherSuite)> {
-    let alone = provider::AWS_LC.map(|suite| (suite, suite));
-    #[cfg(target_arch = "x86_64")]
-    let mixed = provider::AWS_LC
-        .into_iter()
-        .zip(provider::RING)
-        .flat_map(|(one, other)| [(one, other), (other, one)]);
-    #[cfg(not(target_arch = "x86_64"))]
-    let mixed = [];
-    alone.into_iter().chain(mixed).collect()
-}
-
-fn provider_of(suite: SupportedCipherSuite) -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider {
-        cipher_suites: vec![suite],
-        ..(*provider::provider()).clone()
-    })
-}
-
-/// A server that has one cipher alone.
-fn server_with_cipher(pki: &Pki, suite: SupportedCipherSuite) -> Arc<ServerConfig> {
-    let provider = provider_of(suite);
-    let pair = PairSource::from(&pki.server).load(&provider).unwrap();
-    let roots = RootSource::Bundle(pki.bundle()).load().unwrap();
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_client_cert_verifier(verifier.build().unwrap())
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-    config.alpn_protocols = vec![provider::ALPN_HTTP2.to_vec()];
-    config.send_tls13_tickets = 0;
-    config.enable_secret_extraction = true;
-    Arc::new(config)
-}
-
-/// A client that has one cipher alone.
-fn client_with_cipher(pki: &Pki, suite: SupportedCipherSuite) -> Arc<ClientConfig> {
-    let provider = provider_of(suite);
-    let pair = PairSource::from(&pki.client).load(&provider).unwrap();
-    let roots = RootSource::Bundle(pki.bundle()).load().unwrap();
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-    config.alpn_protocols = vec![provider::ALPN_HTTP2.to_vec()];
-    config.enable_secret_extraction = true;
-    Arc::new(config)
 }
 
 /// A server of ours and a client of rustls's that has `last` put something behind its handshake, all of
@@ -417,7 +336,8 @@ fn bytes_of_any_kind_after_the_handshake_are_an_error_and_no_panic() {
 async fn sealing(pki: &Pki) -> (TlsStream<DuplexStream>, DuplexStream, Sealer) {
     let (ours, theirs) = our_server(pki).await;
     let (far, connection) = theirs.into_inner();
-    let Some(SupportedCipherSuite::Tls13(suite)) = connection.negotiated_cipher_suite() else {
+    let Some(rustls::SupportedCipherSuite::Tls13(suite)) = connection.negotiated_cipher_suite()
+    else {
         panic!("TLS 1.3 is the only one");
     };
     let secrets = connection.dangerous_extract_secrets().unwrap();
