@@ -67,6 +67,13 @@ impl Settings {
     }
 }
 
+/// The line, counted from 1, in which this byte of a text stands: for messages about what is written
+/// there.
+pub fn line_of(text: &str, byte: usize) -> usize {
+    let before = text.as_bytes().get(..byte).unwrap_or_default();
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,14 +12,17 @@
 //!
 //! The first rule that matches decides; without a match the call is denied.
 
-use legatus_core::{Decision, Effect, Effects, Pattern, Policy, Rule};
+use legatus_core::{Decision, Effect, Effects, Pattern, Policy, Rule, line_of};
 use serde::Deserialize;
 use thiserror::Error;
 
 /// A text is no policy.
 #[derive(Debug, Error)]
-#[error("not a policy: {0}")]
-pub struct PolicyFileError(#[from] toml::de::Error);
+#[error("line {line}: {message}")]
+pub struct PolicyFileError {
+    line: usize,
+    message: String,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,7 +68,13 @@ fn any() -> String {
 /// # Errors
 /// When the text is no TOML, or has unknown keys or values; the message tells the line.
 pub fn parse_policy(text: &str) -> Result<Policy, PolicyFileError> {
-    let file: File = toml::from_str(text)?;
+    let file: File = toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        PolicyFileError {
+            line: line_of(text, start),
+            message: error.message().trim_end().replace('\n', ": "),
+        }
+    })?;
     let rules = file.rule.into_iter().enumerate().map(|(index, rule)| Rule {
         name: rule.name.unwrap_or_else(|| format!("rule {}", index + 1)),
         identity: Pattern::new(&rule.identity),
@@ -108,8 +117,10 @@ mod tests {
             "[[rules]]\nidentity = \"a\"\naction = \"allow\"",
         ] {
             let error = parse_policy(bad).unwrap_err().to_string();
-            assert!(error.contains("line"), "{error}");
+            assert!(error.starts_with("line "), "{error}");
         }
+        let error = parse_policy("\n[[rule]\n").unwrap_err().to_string();
+        assert_eq!(error, "line 2: unclosed array table, expected `]`");
     }
 
     #[test]

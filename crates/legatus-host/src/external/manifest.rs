@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use legatus_core::line_of;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -162,9 +163,8 @@ impl Manifest {
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidManifest> {
         let manifest: Self = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
-            let before = text.as_bytes().get(..start).unwrap_or_default();
             InvalidManifest::Syntax {
-                line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
+                line: line_of(text, start),
                 message: error.message().trim_end().replace('\n', ": "),
             }
         })?;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use legatus_core::line_of;
 use serde::de::DeserializeOwned;
 
 use super::ConfigError;
@@ -13,10 +14,9 @@ use super::ConfigError;
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
-        let before = text.as_bytes().get(..start).unwrap_or_default();
         ConfigError::Invalid {
             path: path.to_owned(),
-            line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
+            line: line_of(text, start),
             message: describe(error.message()),
         }
     })

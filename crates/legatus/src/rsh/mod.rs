@@ -7,6 +7,7 @@
 mod background;
 mod describe;
 mod grammar;
+mod keywords;
 mod link;
 mod options;
 mod session;

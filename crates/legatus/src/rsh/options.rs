@@ -10,6 +10,7 @@ use legatus_core::{Fault, Host};
 
 use super::Context;
 use super::grammar::{Given, Words};
+use super::keywords;
 use super::values::{forward, is_word, port, readable, unquoted, words};
 use crate::cli::{Globals, parse_duration};
 
@@ -336,10 +337,19 @@ impl Asked {
             | "tcpkeepalive"
             | "permitlocalcommand"
             | "remotecommand" => {}
-            _ => {
+            "proxycommand" if is_word(value, "none") => {}
+            "proxycommand" => {
+                let message =
+                    "another program's way to the host (-o ProxyCommand) is not offered here";
+                return Err(Fault::new(message).with_hint("-J leads through a Legatus host"));
+            }
+            "tunnel" if is_word(value, "no") => {}
+            "tunnel" => return Err(Fault::new("tunnels (-o Tunnel) are not offered here")),
+            _ if keywords::MEANINGLESS.contains(&key) => {
                 let value = String::from_utf8_lossy(raw);
                 self.notes.push(format!("-o {key}={value}"));
             }
+            _ => return Err(Fault::new(format!("unknown option -o {key}"))),
         }
         Ok(())
     }

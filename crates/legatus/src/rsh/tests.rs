@@ -30,7 +30,7 @@ fn of_words(words: &[OsString]) -> Result<Asked, Fault> {
 
 #[test]
 fn what_is_not_understood_is_named() {
-    let cases: [(&[&str], &str); 22] = [
+    let cases: [(&[&str], &str); 25] = [
         (&[], "no host"),
         (&["-p", "22"], "no host"),
         (&["-z", "web1"], "-z"),
@@ -47,6 +47,9 @@ fn what_is_not_understood_is_named() {
         (&["-p", "0", "web1"], "`0`"),
         (&["-p", "65536", "web1"], "`65536`"),
         (&["-oPort=x", "web1"], "`x`"),
+        (&["-oFavouriteColour=red", "web1"], "favouritecolour"),
+        (&["-oProxyCommand=nc web1 22", "web1"], "ProxyCommand"),
+        (&["-oTunnel=yes", "web1"], "Tunnel"),
         (&["-o", "Port", "web1"], "port"),
         (&["-s", "web1"], "subsystem"),
         (&["-f", "web1"], "-f"),
@@ -168,7 +171,7 @@ fn scps_and_sftps_calls_are_understood() {
         "-oRequestTTY=no",
         "-C",
         "-o",
-        "Foo=bar",
+        "Ciphers=aes128-ctr",
         "-i",
         "key",
         "-oForwardAgent=no",
@@ -185,7 +188,7 @@ fn scps_and_sftps_calls_are_understood() {
     assert_eq!(scp.session, Session::Subsystem);
     assert_eq!((scp.port, scp.tty), (Some(2222), Tty::Never));
     assert!(
-        scp.notes.iter().any(|note| note.contains("foo=bar")),
+        scp.notes.iter().any(|note| note.contains("ciphers=aes128-ctr")),
         "{:?}",
         scp.notes
     );
