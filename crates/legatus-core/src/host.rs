@@ -23,8 +23,18 @@ pub struct Host {
 
 /// A text that is no host.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("`{0}` is no host: write `name`, `name:port`, or `[v6-address]:port`")]
+#[error("`{0}` is no host: write `name`, `name:port`, or `[v6-address]:port`{users}", users = self.users())]
 pub struct InvalidHost(pub String);
+
+impl InvalidHost {
+    /// What somebody wants to know who has named a user.
+    fn users(&self) -> &'static str {
+        match self.0.contains('@') {
+            true => "; the server says as which user calls run",
+            false => "",
+        }
+    }
+}
 
 impl FromStr for Host {
     type Err = InvalidHost;

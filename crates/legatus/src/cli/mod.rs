@@ -2,6 +2,7 @@
 
 mod check;
 mod globals;
+mod habits;
 mod module;
 
 use std::ffi::OsString;
@@ -95,9 +96,12 @@ pub fn parse(
     let mut command = command(registry);
     let matches = match command.try_get_matches_from_mut(&command_line) {
         Ok(matches) => matches,
-        Err(error) => match in_lower_case(registry, &error, command_line)? {
+        Err(error) => match in_lower_case(registry, &error, command_line.clone())? {
             Some(command_line) => command.try_get_matches_from_mut(command_line)?,
-            None => return Err(with_nearest(error, &command)),
+            None => {
+                let error = with_nearest(error, &command);
+                return Err(habits::advise(error, &command, &command_line));
+            }
         },
     };
     let globals = Globals::from_arg_matches(&matches)?;
