@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use legatus_core::{Channel, ChannelReceiver, Control, Taken, limits, wire};
@@ -58,7 +59,7 @@ pub(super) async fn run(session: Arc<Session>, place: Place, taken: Taken, link:
         () = place.superseded.cancelled() => Going::Superseded,
         () = session.over.cancelled() => return,
         going = controls => going,
-        () = farewell.detached.cancelled() => Going::Detached,
+        () = detached(&farewell) => Going::Detached,
         never = forgo(&session, &place, &deaf, &farewell) => match never {},
         going = write(&session, &place, &mut writer) => going,
         never = read(&session, &place, &mut reader, &told) => match never {},
@@ -70,7 +71,7 @@ pub(super) async fn run(session: Arc<Session>, place: Place, taken: Taken, link:
     if matches!(going, Going::Detached) {
         // If it finds no room, the end of the socket must do.
         let written = writer.write(Frame::Left);
-        tokio::time::timeout(std::time::Duration::from_secs(1), written)
+        tokio::time::timeout(Duration::from_secs(1), written)
             .await
             .ok();
     }
@@ -84,6 +85,15 @@ struct Farewell {
     /// It has cancelled the call.
     cancelled: CancellationToken,
 }
+
+/// Waits until the client has left, and for what it said before: that comes by another way.
+async fn detached(farewell: &Farewell) {
+    farewell.detached.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
+}
+
+/// How long the last messages of a client may be behind its farewell, both of which it sent at once.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Whoever takes no more messages and has cancelled the call needs none: they must not keep the
 /// Commander from its end.

@@ -1,10 +1,10 @@
 //! The client half: connects the user's streams, signals and terminal to a call.
 
 mod download;
+mod modes;
 mod upload;
 
 use std::convert::Infallible;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -20,11 +20,15 @@ use tokio::time::Instant;
 use super::arguments::{self, Asked};
 use super::escape::Leave;
 use super::messages::{Empty, Input, Output, input, output::Part};
-use download::download;
+use download::{Seen, download};
+use modes::Modes;
 use upload::{Upload, upload};
 
 /// The second interrupt within this time cancels the call.
 const INSIST: Duration = Duration::from_secs(1);
+
+/// How long a terminal may take to be left as it was.
+const TIDY_WITHIN: Duration = Duration::from_millis(500);
 
 const SIGINT: u8 = 2;
 const SIGQUIT: u8 = 3;
@@ -47,17 +51,32 @@ pub(super) async fn send(
     let terminal = local.terminal().filter(|_| on_terminal);
     let conversation = caller.open(request).await?;
     if arguments.is_given("detach") {
-        return detach(conversation, arguments.last("name"), on_terminal, local).await;
+        return detach(conversation, name(&arguments), on_terminal, local).await;
     }
     let user = User {
         caller,
         local,
+        session: name(&arguments),
+        modes: modes(terminal),
         terminal,
         script,
         gives_input: true,
         interrupts: true,
     };
     user.drive(conversation).await
+}
+
+/// Follows what is shown on the terminal, if anything is.
+fn modes(terminal: Option<&dyn Terminal>) -> Option<Modes> {
+    terminal
+        .filter(|terminal| terminal.shows_output())
+        .map(|_| Modes::default())
+}
+
+/// The name that the user gives to the session.
+fn name(arguments: &Arguments) -> Option<String> {
+    let name = arguments.last("name")?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 /// Drives a session that somebody has opened before.
@@ -68,14 +87,19 @@ pub(super) async fn attach(
 ) -> Result<Outcome, Fault> {
     let watches = attach.read_only;
     let on_terminal = attach.terminal;
+    let session = attach.session.clone();
     let conversation = caller.attach(attach).await?;
-    let terminal = local.terminal().filter(|_| on_terminal && !watches);
+    let terminal = local.terminal().filter(|_| on_terminal);
+    let modes = modes(terminal);
+    let terminal = terminal.filter(|_| !watches);
     if let Some(terminal) = terminal {
         conversation.controls.send(Control::Resize(terminal.size()));
     }
     let user = User {
         caller,
         local,
+        session: Some(session),
+        modes,
         terminal,
         script: None,
         // Whoever watches, or has no keyboard for a terminal, only looks.
@@ -88,7 +112,7 @@ pub(super) async fn attach(
 /// Waits until what was asked for runs, tells its id, and lets it go on alone.
 async fn detach(
     conversation: Conversation,
-    name: Option<&OsStr>,
+    name: Option<String>,
     on_terminal: bool,
     local: &dyn Local,
 ) -> Result<Outcome, Fault> {
@@ -103,7 +127,7 @@ async fn detach(
             continue;
         };
         let mut stdout = local.output(Stream::Stdout);
-        let told = name.map_or(started.call_id, |name| name.to_string_lossy().into_owned());
+        let told = name.unwrap_or(started.call_id);
         stdout.write(format!("{told}\n").into()).await.ok(); // it runs, whoever reads that
         stdout.flush().await.ok();
         if !on_terminal {
@@ -123,6 +147,10 @@ async fn detach(
 struct User<'a> {
     caller: &'a dyn Caller,
     local: &'a dyn Local,
+    /// By what one can attach to the session, if that is known.
+    session: Option<String>,
+    /// What the session does to the user's terminal, if its output goes there.
+    modes: Option<Modes>,
     terminal: Option<&'a dyn Terminal>,
     script: Option<File>,
     /// Whether standard input goes to what is run.
@@ -139,6 +167,11 @@ impl User<'_> {
             outcome: pending,
         } = conversation;
         let (sink, source) = channel.split();
+        let mut stdout = self.local.output(Stream::Stdout);
+        let mut seen = Seen {
+            session: self.session,
+            modes: self.modes,
+        };
         // Whoever leaves does not end the input: that would be Ctrl-D for the program there. So it
         // ends after the call does, which ends when `outcome` is dropped.
         let _open = sink.clone();
@@ -182,8 +215,14 @@ impl User<'_> {
             }
         };
         let left = tokio::select! {
-            result = download(source, local) => return match result {
-                Ok(()) => Ok(outcome.wait().await),
+            result = download(source, stdout.as_mut(), local, &mut seen) => return match result {
+                Ok(()) => {
+                    let outcome = outcome.wait().await;
+                    if !matches!(outcome, Outcome::Exit(_)) {
+                        tidy(stdout.as_mut(), &seen).await;
+                    }
+                    Ok(outcome)
+                }
                 // Nobody reads on, as behind `| head`: the call ends as a local command would.
                 Err(download::Error::NobodyReads) => Ok(Outcome::Signal(SIGPIPE)),
                 Err(download::Error::Fault(fault)) => Err(fault),
@@ -193,6 +232,7 @@ impl User<'_> {
             never = pass_sizes(terminal, &controls) => match never {},
             never = tell_links(caller, local, terminal, &controls) => match never {},
         };
+        tidy(stdout.as_mut(), &seen).await;
         match left {
             Leave::Ending => {
                 controls.send(Control::Cancel);
@@ -200,10 +240,31 @@ impl User<'_> {
             }
             Leave::Detaching => {
                 controls.send(Control::Detach);
-                Ok(outcome.wait().await)
+                let outcome = outcome.wait().await;
+                if let (&Outcome::SUCCESS, Some(session)) = (&outcome, &seen.session) {
+                    local.report(&format!(
+                        "detached; `legatus attach HOST {session}` returns to the session"
+                    ));
+                }
+                Ok(outcome)
             }
         }
     }
+}
+
+/// Leaves the terminal as a program would that had ended: the one there has not.
+async fn tidy(stdout: &mut dyn legatus_core::Output, seen: &Seen) {
+    let Some(modes) = &seen.modes else {
+        return;
+    };
+    let mut undo = modes.undo();
+    undo.extend_from_slice(b"\r\n");
+    let write = async {
+        stdout.write(undo.into()).await?;
+        stdout.flush().await
+    };
+    // A terminal that takes nothing must not keep its user.
+    tokio::time::timeout(TIDY_WITHIN, write).await.ok();
 }
 
 /// Tells the user what becomes of the connection. Afterwards the terminal may have another size.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use legatus_core::{ChannelReceiver, Fault, Local, Output as LocalOutput, Stream};
 use prost::Message;
 
+use super::modes::Modes;
 use crate::shell::messages::{Output, Usage, output::Part};
 
 /// The output could not be passed on.
@@ -16,16 +17,29 @@ pub(super) enum Error {
     Fault(Fault),
 }
 
+/// What has been seen of a session.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// By what one can attach to it.
+    pub(super) session: Option<String>,
+    /// What it has done to the user's terminal; `None` if it goes elsewhere.
+    pub(super) modes: Option<Modes>,
+}
+
 /// Writes all output as it comes, until the call's messages end.
-pub(super) async fn download(mut source: ChannelReceiver, local: &dyn Local) -> Result<(), Error> {
-    let mut stdout = local.output(Stream::Stdout);
+pub(super) async fn download(
+    mut source: ChannelReceiver,
+    stdout: &mut dyn LocalOutput,
+    local: &dyn Local,
+    seen: &mut Seen,
+) -> Result<(), Error> {
     let mut stderr = local.output(Stream::Stderr);
     loop {
         let message = match source.try_receive() {
             Some(message) => Some(message),
             // What has come so far is seen before more is waited for.
             None => {
-                flush(stdout.as_mut(), "standard output").await?;
+                flush(stdout, "standard output").await?;
                 flush(stderr.as_mut(), "standard error").await?;
                 source.receive().await
             }
@@ -40,14 +54,20 @@ pub(super) async fn download(mut source: ChannelReceiver, local: &dyn Local) -> 
         })?;
         match output.part {
             Some(Part::Stdout(bytes)) => {
-                write(stdout.as_mut(), bytes, "standard output").await?;
+                if let Some(modes) = &mut seen.modes {
+                    modes.see(&bytes);
+                }
+                write(stdout, bytes, "standard output").await?;
             }
             Some(Part::Stderr(bytes)) => {
                 write(stderr.as_mut(), bytes, "standard error").await?;
             }
             Some(Part::Usage(usage)) => local.record(&usage_record(&usage)),
-            // `None`: a part that this version does not know.
-            Some(Part::Started(_)) | None => {}
+            Some(Part::Started(started)) => {
+                seen.session.get_or_insert(started.call_id);
+            }
+            // A part that this version does not know.
+            None => {}
         }
     }
 }

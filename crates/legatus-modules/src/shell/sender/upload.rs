@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use legatus_core::{ChannelClosed, ChannelSender, Fault, Input as LocalInput, Local, limits};
@@ -13,6 +14,9 @@ use crate::shell::spawn::reason;
 
 /// Bytes that a user has typed or pasted and that wait because the other side is slow.
 const WAITING_BYTES: usize = limits::CHUNK_BYTES;
+
+/// How long the other side may take what was typed before the user leaves a session.
+const LAST_KEYS: Duration = Duration::from_secs(1);
 
 /// What is to be given to the command.
 pub(super) struct Upload<'a> {
@@ -140,6 +144,11 @@ async fn send_keys(
         let filtered = filter.filter(&typed);
         waiting.extend_from_slice(&filtered.bytes);
         if let Some(leave) = filtered.leave {
+            if leave == Leave::Detaching && !waiting.is_empty() {
+                // What was typed before is meant for the session, unless that takes nothing.
+                let last = sink.send(encode(Part::Stdin(waiting.freeze())));
+                tokio::time::timeout(LAST_KEYS, last).await.ok();
+            }
             return Err(Stop::Leave(leave));
         }
         if filtered.help {

@@ -72,6 +72,44 @@ async fn whoever_leaves_a_session_does_not_end_its_input() {
 }
 
 #[tokio::test]
+async fn whoever_leaves_has_said_what_was_typed_before_and_finds_the_terminal_as_it_was() {
+    let (user, hands) = User::new(true);
+    let stuck = Stuck::default();
+    let drive = async {
+        while stuck.calls.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let (mut channel, decide) = stuck.calls.lock().unwrap().pop().unwrap();
+        let started = output::Part::Started(messages::Started {
+            call_id: "17".to_owned(),
+            process_id: 1,
+        });
+        for part in [started, output::Part::Stdout("\x1b[?1049hediting".into())] {
+            let message = messages::Output { part: Some(part) };
+            channel.send(message.encode_to_vec().into()).await.unwrap();
+        }
+        hands.see("editing").await;
+        hands.press(":wq\r~d").await;
+        let typed = channel.receive().await.unwrap();
+        let control = stuck.next_control().await;
+        decide.send(Outcome::SUCCESS).unwrap();
+        (messages::Input::decode(typed).unwrap().part, control)
+    };
+    let (outcome, (typed, control)) = tokio::join!(user.run_with(Arguments::new(), &stuck), drive);
+    assert_eq!(typed, Some(input::Part::Stdin(":wq\r".into())));
+    assert_eq!(
+        (outcome, control),
+        (Outcome::SUCCESS, Some(Control::Detach))
+    );
+    let shown = user.screen.shown.lock().unwrap().clone();
+    assert!(shown.ends_with(b"editing\x1b[?1049l\r\n"), "{shown:?}");
+    assert_eq!(
+        *user.reports.lock().unwrap(),
+        ["detached; `legatus attach HOST 17` returns to the session"]
+    );
+}
+
+#[tokio::test]
 async fn the_escapes_can_be_shown_and_passed_on() {
     let (user, hands) = User::new(true);
     let drive = async {
