@@ -535,6 +535,27 @@ itemized_as_rsync() {
     same "the changes" "$theirs" "$ours"
 }
 
+# With --json each line is an object, and each entry that changed or failed is told once.
+itemized_for_programs() {
+    new_folder
+    mkdir "$folder/tree"
+    echo one >"$folder/tree/"$'a\xffb'
+    mkfifo "$folder/tree/pipe"
+    run legatus --json cp -i "$host:$folder/tree/" "$folder/copy/"
+    expect_status 23
+    python3 - "$out" <<'PY' || fail "$(<"$out")"
+import base64, json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+changes = [line for line in lines if line.get("change", "").startswith(">f")]
+assert [base64.b64decode(line["path_base64"])[-3:] for line in changes] == [b"a\xffb"], changes
+failures = [line["failure"] for line in lines if "failure" in line]
+assert len(failures) == 1 and failures[0]["path"].endswith("pipe"), failures
+assert failures[0]["host"] and failures[0]["reason"] and not failures[0]["vanished"], failures
+assert lines[-1]["outcome"]["status"] == 23, lines[-1]
+PY
+    expect_err pipe
+}
+
 constant_memory() {
     local peak_client=0 peak_server=0 now
     new_folder
@@ -590,6 +611,7 @@ check "an interrupted download leaves nothing" interrupted_copy "" "$host:"
 check "copies that are killed or cut at any moment go on where they were" interruptions
 check "--archive keeps everything that rsync knows to keep" archive
 check "changes are told as rsync tells them" itemized_as_rsync
+check "changes and failures are told to programs once each" itemized_for_programs
 check "a large file is copied in constant memory" constant_memory
 check "the server is alive after all that" expect_server_alive
 finish

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use legatus_core::Local;
+use serde_json::{Map, Value};
 
 use super::messages::Change;
 use super::names;
@@ -80,11 +81,18 @@ impl Printer {
             Some(rest) if self.is_upload => format!("<{rest}"),
             _ => flags,
         };
+        if local.shows_records() {
+            let mut record = Map::new();
+            record.insert("change".to_owned(), flags.into());
+            names::record(&mut record, "path", &change.path);
+            if !change.link.is_empty() {
+                names::record(&mut record, "link", &change.link);
+            }
+            local.record(&Value::Object(record).to_string());
+            return;
+        }
         let text = |bytes: &[u8]| names::shown(bytes).trim_matches('`').to_owned();
-        let path = text(&change.path);
-        let json = serde_json::json!({ "change": flags, "path": path });
-        local.record(&json.to_string());
-        let mut line = format!("{flags} {path}");
+        let mut line = format!("{flags} {}", text(&change.path));
         if !change.link.is_empty() {
             let arrow = if flags.starts_with('h') { "=>" } else { "->" };
             line.push_str(&format!(" {arrow} {}", text(&change.link)));

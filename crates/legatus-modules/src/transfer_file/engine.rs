@@ -27,7 +27,7 @@ impl<'a> Side<'a> {
     /// Tells the user of a failure on this side; false if it is the other half that must be told.
     pub(super) fn report_here(self, failure: &Failure) -> bool {
         if let Self::Client { local, .. } = self {
-            local.report(&failure.line(None));
+            failure.tell(local, None);
         }
         matches!(self, Self::Client { .. })
     }
@@ -35,7 +35,7 @@ impl<'a> Side<'a> {
     /// Tells the user of a failure on the other side.
     pub(super) fn report_there(self, failure: &Failure) {
         if let Self::Client { local, host, .. } = self {
-            local.report(&failure.line(Some(host)));
+            failure.tell(local, Some(host));
         }
     }
 

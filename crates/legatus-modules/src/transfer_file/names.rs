@@ -4,6 +4,10 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Component, Path};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Map, Value};
+
 use super::messages::{Misbehaved, Root};
 
 /// Longest name of an entry in bytes (`NAME_MAX` of every file system in use).
@@ -96,9 +100,30 @@ pub(super) fn shown(path: impl AsRef<[u8]>) -> String {
     text
 }
 
+/// Puts a path into a record for programs: as it is if it is text, else in base64 under the name
+/// `NAME_base64`.
+pub(super) fn record(into: &mut Map<String, Value>, name: &str, path: &[u8]) {
+    match std::str::from_utf8(path) {
+        Ok(text) => into.insert(name.to_owned(), text.into()),
+        Err(_) => into.insert(
+            format!("{name}_base64"),
+            BASE64_STANDARD.encode(path).into(),
+        ),
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_get_every_path_unchanged() {
+        let mut told = Map::new();
+        record(&mut told, "path", "a\"b\u{7}\\ä".as_bytes());
+        record(&mut told, "link", b"\xff");
+        let wanted = serde_json::json!({ "path": "a\"b\u{7}\\ä", "link_base64": "/w==" });
+        assert_eq!(Value::Object(told), wanted);
+    }
 
     #[test]
     fn names_that_lead_elsewhere_are_refused() {

@@ -4,7 +4,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use legatus_core::{Outcome, Progress};
+use legatus_core::{Local, Outcome, Progress};
+use serde_json::Map;
 
 use super::messages::{Failure, Finished};
 use super::names;
@@ -41,8 +42,20 @@ impl Failure {
         }
     }
 
+    /// Tells the user, and programs; `host` where it happened, if not here.
+    pub(super) fn tell(&self, local: &dyn Local, host: Option<&str>) {
+        let mut failure = Map::new();
+        failure.insert("action".to_owned(), self.action.clone().into());
+        names::record(&mut failure, "path", &self.path);
+        failure.insert("host".to_owned(), host.into());
+        failure.insert("reason".to_owned(), self.reason.clone().into());
+        failure.insert("vanished".to_owned(), self.vanished.into());
+        local.record(&serde_json::json!({ "failure": failure }).to_string());
+        local.report(&self.line(host));
+    }
+
     /// The line that a user sees; `host` where it happened, if not here.
-    pub(super) fn line(&self, host: Option<&str>) -> String {
+    fn line(&self, host: Option<&str>) -> String {
         let place = host.map(|host| format!(" on {host}")).unwrap_or_default();
         let path = names::shown(&self.path);
         // What a peer sends is shown to a user: no control characters.

@@ -338,7 +338,7 @@ impl Client<'_> {
             for answer in message.answers {
                 match answer.answer {
                     Some(Answer::Failure(failure)) => {
-                        self.local.report(&failure.line(Some(&self.host)));
+                        failure.tell(self.local, Some(&self.host));
                     }
                     Some(Answer::Finished(finished)) => summary.target = Some(finished),
                     _ => return Err(MALFORMED.into()),
