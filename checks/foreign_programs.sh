@@ -706,12 +706,47 @@ jumps() {
 
 lost_server() {
     start_server
-    start "$LEGATUS" forward "$host" -L 0:localhost:1 2>"$work/forward.err"
+    start "$LEGATUS" forward "$host" -L 0:localhost:1 --reconnect 0 2>"$work/forward.err"
     await 10 "it is forwarded" grep -q forwarding "$work/forward.err"
     kill -KILL "$server_pid"
     await_exit 40 "$started"
     same "status" 255 "$status"
     grep -q lost "$work/forward.err" || fail "it does not say that the connection is lost"
+}
+
+# The process that follows takes new connections, and what is open goes on; so it does when the server was killed.
+forward_goes_on() {
+    start_web
+    start_server
+    start "$LEGATUS" --json forward "$host" -L "0:localhost:$web_port" -R "0:localhost:$web_port" \
+        >"$work/forward.out" 2>"$work/forward.err"
+    local client=$started here there large
+    await 10 "everything is forwarded" forwarded 4
+    here=$(forward_port 1) there=$(forward_port 2)
+    start curl -s --limit-rate 8M -o "$work/large" "http://127.0.0.1:$here/large"
+    large=$started
+    await 10 "the large one comes" test -s "$work/large"
+    run legatus restart "$host"
+    expect_status 0
+    remember "$(sed -n 's/^process \([0-9]*\) has taken over$/\1/p' "$out")"
+    server_pid=${pids[-1]}
+    await 10 "the server listens again" forwarded 6
+    same "the port there" "$there" "$(forward_port 3)"
+    same "through the new process" hello "$(curl -s "http://127.0.0.1:$here/small")"
+    same "from the new process" hello "$(curl -s "http://127.0.0.1:$there/small")"
+    running "$large" || fail "the large one has ended"
+    await_exit 20 "$large"
+    expect_status 0
+    cmp "$work/large" "$work/web/large" || fail "what was open has not arrived whole"
+    kill -KILL "$server_pid"
+    serve_again
+    await 40 "the server listens once more" forwarded 8
+    same "through the new server" hello "$(curl -s "http://127.0.0.1:$here/small")"
+    same "from the new server" hello "$(curl -s "http://127.0.0.1:$there/small")"
+    running "$client" || fail "the client has ended: $(<"$work/forward.err")"
+    kill -INT "$client"
+    await_exit 10 "$client"
+    expect_status 130
 }
 
 sessions_with_forwardings() {
@@ -738,6 +773,7 @@ check "forward: listeners are loopback and unprivileged by default" default_list
 check "forward: Unix sockets are opened with the user's rights" users_rights
 check "forward: -J through another host" jumps
 check "forward: a lost server ends it with status 255" lost_server
+check "forward: goes on when the server is restarted or was killed" forward_goes_on
 check "forward: -R and -L beside a session" sessions_with_forwardings
 
 # --- the page of recipes ------------------------------------------------------------------------

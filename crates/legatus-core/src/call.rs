@@ -115,6 +115,10 @@ pub struct Call {
     /// Cancelled when the caller cancels, its connection is lost or the deadline passes. A
     /// Commander then has a few seconds to clean up before it is dropped.
     pub cancellation: CancellationToken,
+    /// Cancelled when the server takes no more calls: what only waits for something new should end,
+    /// so that its caller calls the process that comes next. Never where the Commander runs outside of
+    /// the server.
+    pub draining: CancellationToken,
     /// Signals and resizes for what the call runs.
     pub controls: ControlReceiver,
     /// How the call outlives its connection, where it can.
@@ -144,6 +148,7 @@ impl Call {
             request,
             deadline: None,
             cancellation: CancellationToken::new(),
+            draining: CancellationToken::new(),
             controls,
             persistence: None,
             account: Account::default(),

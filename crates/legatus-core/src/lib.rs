@@ -49,7 +49,7 @@ pub use server::{ServerAccess, ServerControl, ServerFacts};
 pub use session::{
     Attach, FETCHED, Keeping, Kept, Persistence, SessionInfo, Sessions, Taken, is_fetched,
 };
-pub use settings::Settings;
+pub use settings::{Settings, line_of};
 pub use socket::{Connection, Listener, SocketName};
 pub use spec::{
     Alias, Argument, ArgumentKind, Effect, Effects, Example, Placement, Spec, Target, Text,

@@ -176,8 +176,9 @@ pub trait Caller: Send + Sync {
         ))))
     }
 
-    /// Connects again if the connection is lost: calls that are opened from then on use the new
-    /// one. Those of the lost one are ended at the server, should it not know that they are lost.
+    /// Connects again if the connection is lost, or takes no more calls: those that are opened from
+    /// then on use the new one. Those of a lost one are ended at the server, should it not know that
+    /// they are lost; those of one that takes no more go on.
     fn reconnect(&self) -> BoxFuture<'_, Reconnection> {
         Box::pin(std::future::ready(Reconnection::Impossible))
     }

@@ -2,6 +2,7 @@
 //!
 //! A new module is one new file and one line in [`builtin`].
 
+mod away;
 mod configured;
 mod echo;
 pub mod forward;

@@ -18,6 +18,7 @@ pub(super) async fn execute(
 ) -> Result<Outcome, Fault> {
     let what = request::decode(&call.request)?;
     let identity = call.peer().identity();
+    let only_waits = matches!(what, What::Hold | What::Listen(_));
     let work = async {
         match what {
             What::Connect(to) => {
@@ -40,6 +41,8 @@ pub(super) async fn execute(
     tokio::select! {
         outcome = work => outcome,
         () = call.cancellation.cancelled() => Ok(Outcome::Cancelled),
+        // Connections that were made go on; new ones are the next process's.
+        () = call.draining.cancelled(), if only_waits => Ok(Outcome::SUCCESS),
     }
 }
 

@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use legatus_core::{
     Argument, Arguments, BoxFuture, Call, Caller, Channel, Commander, Effects, Example, Fault,
-    Inspection, Local, Module, Outcome, Placement, Request, Sender, Settings, Spec,
+    Inspection, Local, Module, Outcome, Placement, Request, Sender, Settings, Spec, ValueKind,
 };
 use tracing::Instrument;
 
@@ -187,6 +187,17 @@ fn arguments() -> Vec<Argument> {
         .short('W')
         .conflicts(&["local", "remote", "dynamic", "hold"]),
         Argument::flag("hold", "Stay connected even if nothing is to be forwarded"),
-        Argument::flag("quiet", "Do not tell what is forwarded").short('q'),
+        Argument::option(
+            "reconnect",
+            "TIME",
+            "Look for a lost connection so long, and go on (10m); 0: do not",
+        )
+        .value(ValueKind::Duration)
+        .conflicts(&["stdio"]),
+        Argument::flag(
+            "quiet",
+            "Do not tell what is forwarded, nor of lost connections",
+        )
+        .short('q'),
     ]
 }

@@ -1,5 +1,6 @@
 //! The client half: listens here, and opens a call for each connection.
 
+mod reconnecting;
 mod routes;
 mod stdio;
 
@@ -10,6 +11,7 @@ use super::dial;
 use super::lines::Lines;
 use super::places;
 use super::request::What;
+use reconnecting::Reconnecting;
 use routes::Forwarding;
 
 /// Forwards what the arguments ask for.
@@ -27,7 +29,7 @@ pub(super) async fn send(
             "--local, --remote and --dynamic say what, for example -L 8080:localhost:80",
         ));
     }
-    // It tells when the server has gone, which nobody else would while no connection is open.
+    let reconnecting = Reconnecting::new(caller, local, &arguments)?;
     let held = match dial::open(caller, What::Hold).await {
         Ok(held) => held,
         Err(not) => return Ok(not.outcome),
@@ -36,6 +38,7 @@ pub(super) async fn send(
     let forwarding = Forwarding {
         caller,
         lines: &lines,
+        reconnecting: &reconnecting,
         local,
         is_quiet: arguments.is_given("quiet"),
     };
@@ -46,15 +49,7 @@ pub(super) async fn send(
     let mut running: FuturesUnordered<_> = started.into_iter().collect();
     tokio::select! {
         Some(outcome) = running.next() => Ok(outcome),
-        outcome = held.end() => Ok(ended(outcome)),
+        outcome = reconnecting.hold(held) => Ok(outcome),
         _ = local.signal() => Ok(Outcome::Cancelled),
-    }
-}
-
-/// What it means that the server has ended a call that the client still wanted.
-fn ended(outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Exit(_) => Outcome::Lost(Fault::new("the server has ended the forwarding")),
-        outcome => outcome,
     }
 }

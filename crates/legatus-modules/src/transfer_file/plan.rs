@@ -16,6 +16,7 @@ use super::messages::{Compression, Options};
 use super::report::reason;
 use super::sharing::JOBS;
 use super::source::NAMED_BYTES;
+use crate::away::PATIENCE;
 
 /// What the user asked for.
 #[derive(Debug)]
@@ -32,10 +33,6 @@ pub(super) struct Plan {
     /// Connections to copy over.
     pub(super) jobs: u32,
 }
-
-/// How long a lost connection is looked for, unless the user says otherwise: a restart of a machine
-/// or of a router is over by then.
-const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug)]
 pub(super) enum Direction {

@@ -3,17 +3,13 @@
 //! The copy is opened again and not kept by the server (as a shell is): so it goes on even when a process
 //! was killed, at whichever end, and when the user runs it again instead of waiting nobody is in the way.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use legatus_core::{Caller, Fault, Local, Outcome, Reconnection};
 
 use super::sender::Client;
 use super::tally::Tally;
-
-/// The first pause before connecting again; each is twice as long as the one before, up to the
-/// longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+use crate::away::{self, Away};
 
 /// Looks for connections that are lost.
 pub(super) struct Reconnecting<'a> {
@@ -27,14 +23,8 @@ pub(super) struct Reconnecting<'a> {
     reached: (u64, u64),
     /// The server has been reached already.
     has_begun: bool,
+    /// Since when no connection has brought the copy further.
     away: Option<Away>,
-}
-
-/// Since when no connection has brought the copy further, and how long to pause before the next.
-#[derive(Clone, Copy)]
-struct Away {
-    since: Instant,
-    pause: Duration,
 }
 
 impl<'a> Reconnecting<'a> {
@@ -69,19 +59,12 @@ impl<'a> Reconnecting<'a> {
         if self.patience.is_zero() || !may_go_on {
             return Some(ended);
         }
-        let told = match reason.strip_prefix("the connection was lost: ") {
-            Some(reason) => format!("connection lost ({reason}); reconnecting"),
-            None => "connection lost; reconnecting".to_owned(),
-        };
-        let fresh = Away {
-            since: Instant::now(),
-            pause: FIRST_PAUSE,
-        };
+        let told = away::told(reason);
         let (bytes, entries) = self.tally.reached();
         let advanced = bytes > self.reached.0 || entries > self.reached.1;
         self.reached = (bytes.max(self.reached.0), entries.max(self.reached.1));
         let again = self.away.filter(|_| !advanced);
-        let mut away = again.unwrap_or(fresh);
+        let mut away = again.unwrap_or_else(Away::new);
         let found = tokio::select! {
             found = self.reconnect(&mut away, again.is_some(), &told) => found,
             () = interrupted => return Some(Ok(Outcome::Cancelled)),
@@ -96,7 +79,7 @@ impl<'a> Reconnecting<'a> {
     async fn reconnect(&self, away: &mut Away, again: bool, told: &str) -> bool {
         let mut is_told = false;
         if again {
-            if away.since.elapsed() >= self.patience {
+            if away.is_longer_than(self.patience) {
                 return false;
             }
             away.pause().await;
@@ -113,7 +96,7 @@ impl<'a> Reconnecting<'a> {
                     return true;
                 }
                 Reconnection::NotLost | Reconnection::Impossible => return false,
-                Reconnection::Failed(fault) if away.since.elapsed() >= self.patience => {
+                Reconnection::Failed(fault) if away.is_longer_than(self.patience) => {
                     self.local.report(fault.message());
                     return false;
                 }
@@ -121,12 +104,5 @@ impl<'a> Reconnecting<'a> {
             }
             away.pause().await;
         }
-    }
-}
-
-impl Away {
-    async fn pause(&mut self) {
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -282,11 +282,16 @@ impl Client {
         tokio::time::timeout(LAST_WORDS, end.wait()).await.ok();
     }
 
-    /// Whether the connection has ended. Its task learns of that about when calls do.
+    /// Whether no more calls can be opened: the connection has ended, or the server has said so. Its
+    /// task learns of that about when calls do.
     async fn is_lost(&self) -> bool {
-        tokio::time::timeout(END_IS_KNOWN, self.end.wait())
-            .await
-            .is_ok()
+        let lost = async {
+            tokio::select! {
+                _ = self.end.wait() => {}
+                () = self.http2.closed() => {}
+            }
+        };
+        tokio::time::timeout(END_IS_KNOWN, lost).await.is_ok()
     }
 
     /// Another connection, in the place of this one.

@@ -189,6 +189,7 @@ impl State {
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
         call.cancellation = cancellation.clone();
+        call.draining = self.draining.clone();
         // What runs inside the server does not outlive it.
         let can_be_kept = module.spec().placement == Placement::Child;
         call.persistence = input

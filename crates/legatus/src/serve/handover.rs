@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -28,7 +28,8 @@ const READY_SECONDS: i64 = 20;
 /// What a restart needs.
 pub(super) struct Handover {
     executable: PathBuf,
-    listeners: Vec<OwnedFd>,
+    /// None once they are in other hands: nobody would accept what comes to this process.
+    listeners: Mutex<Vec<OwnedFd>>,
 }
 
 /// The sockets to listen on: inherited ones if there are any, else bound to these addresses.
@@ -80,7 +81,7 @@ impl Handover {
             .map(|listener| listener.as_fd().try_clone_to_owned());
         Ok(Self {
             executable: std::env::current_exe().context("cannot find the own executable")?,
-            listeners: listeners.collect::<Result<_, _>>()?,
+            listeners: Mutex::new(listeners.collect::<Result<_, _>>()?),
         })
     }
 
@@ -103,10 +104,14 @@ impl Handover {
 
     fn start(&self) -> Result<u32> {
         let (mut ready, told) = std::io::pipe()?;
-        let count = self.listeners.len();
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = listeners.len();
         let first = 3_i32; // SD_LISTEN_FDS_START
         let mut mappings = Vec::with_capacity(count + 1);
-        for (descriptor, child_fd) in self.listeners.iter().zip(first..) {
+        for (descriptor, child_fd) in listeners.iter().zip(first..) {
             mappings.push(FdMapping {
                 parent_fd: descriptor.try_clone()?,
                 child_fd,
@@ -141,6 +146,7 @@ impl Handover {
             let status = child.wait()?;
             return Err(error).with_context(|| format!("the new process left with {status}"));
         }
+        listeners.clear();
         tracing::info!(pid = child.id(), "a new process has taken over");
         let main_pid = sd_notify::NotifyState::MainPid(child.id());
         if let Err(error) = sd_notify::notify(&[main_pid]) {

@@ -1,8 +1,7 @@
 //! What listens, and what is done with each connection.
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use legatus_core::{
@@ -10,6 +9,10 @@ use legatus_core::{
     SocketName,
 };
 
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::reconnecting::{self, Reconnecting};
 use crate::forward::lines::Lines;
 use crate::forward::listen::{PAUSE, cannot_listen, reason};
 use crate::forward::messages::{Announced, Listening, output, refused::Reason};
@@ -22,8 +25,24 @@ use crate::forward::{carry, socks};
 pub(super) struct Forwarding<'a> {
     pub(super) caller: &'a dyn Caller,
     pub(super) lines: &'a Lines<'a>,
+    pub(super) reconnecting: &'a Reconnecting<'a>,
     pub(super) local: &'a dyn Local,
     pub(super) is_quiet: bool,
+}
+
+/// A call in which the server listens, and on what.
+struct ListeningThere {
+    conversation: Conversation,
+    names: Vec<SocketName>,
+}
+
+/// How long a place there may be taken yet when the server is to listen on it again: its process
+/// that goes lets it go when it has been told to.
+const FREE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whether the system chooses the port.
+fn is_any_port(at: &SocketName) -> bool {
+    matches!(at, SocketName::Tcp { port: 0, .. })
 }
 
 /// Whither the connections of a listener here go.
@@ -47,11 +66,14 @@ impl<'a> Forwarding<'a> {
                 Ok(Box::pin(self.carry_local(listener, Target::Socks)))
             }
             Route::Remote(at, to) => {
-                let asks_for_any = matches!(&at, SocketName::Tcp { port: 0, .. });
-                let (conversation, names) = self.listen_there(at).await?;
-                if self.is_quiet && asks_for_any {
+                let listening = self.listen_there(at.clone()).await;
+                let listening = listening.map_err(|outcome| match outcome.fault() {
+                    Some(fault) => fault.clone(),
+                    None => Fault::new(format!("the server does not listen on {at}")),
+                })?;
+                if self.is_quiet && is_any_port(&at) {
                     // Nobody could know otherwise; the words are those of ssh.
-                    let port = names.iter().find_map(|name| match name {
+                    let port = listening.names.iter().find_map(|name| match name {
                         SocketName::Tcp { port, .. } => Some(*port),
                         SocketName::Unix(_) => None,
                     });
@@ -59,8 +81,8 @@ impl<'a> Forwarding<'a> {
                     let line = format!("Allocated port {port} for remote forward to {to}");
                     self.local.report(&line);
                 }
-                self.tell_listening("there", &names, &to.to_string());
-                Ok(Box::pin(self.carry_remote(conversation, to)))
+                self.tell_listening("there", &listening.names, &to.to_string());
+                Ok(Box::pin(self.carry_remote(at, listening, to)))
             }
         }
     }
@@ -71,17 +93,47 @@ impl<'a> Forwarding<'a> {
     }
 
     /// Has the server listen.
-    async fn listen_there(self, at: SocketName) -> Result<(Conversation, Vec<SocketName>), Fault> {
-        let mut conversation = self.caller.open(What::Listen(at.clone()).encode()).await?;
+    async fn listen_there(self, at: SocketName) -> Result<ListeningThere, Outcome> {
+        let opened = self.caller.open(What::Listen(at).encode()).await;
+        let mut conversation = opened.map_err(Outcome::Failed)?;
         while let Some(message) = conversation.channel.receive().await {
-            if let Some(output::Part::Listening(Listening { sockets })) = carry::decode(message)? {
+            let part = carry::decode(message).map_err(Outcome::Failed)?;
+            if let Some(output::Part::Listening(Listening { sockets })) = part {
                 let names: Result<_, _> = sockets.into_iter().map(request::name).collect();
-                return Ok((conversation, names?));
+                return Ok(ListeningThere {
+                    conversation,
+                    names: names.map_err(Outcome::Failed)?,
+                });
             }
         }
-        let outcome = conversation.outcome.wait().await;
-        let fault = outcome.fault().cloned();
-        Err(fault.unwrap_or_else(|| Fault::new(format!("the server does not listen on {at}"))))
+        Err(reconnecting::ended(conversation.outcome.wait().await))
+    }
+
+    /// Has the server listen again, over the connection that comes after the one of number `used`.
+    async fn listen_there_again(
+        self,
+        at: &SocketName,
+        used: &mut u64,
+        ended: Outcome,
+    ) -> Result<ListeningThere, Outcome> {
+        let mut ended = ended;
+        let mut until = None;
+        loop {
+            match ended {
+                // Who listened there before may not have gone yet.
+                Outcome::Failed(_) if until.is_some_and(|until| Instant::now() < until) => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                ended => {
+                    *used = self.reconnecting.after(*used, ended).await?;
+                    until = Some(Instant::now() + FREE_WITHIN);
+                }
+            }
+            match self.listen_there(at.clone()).await {
+                Ok(listening) => return Ok(listening),
+                Err(outcome) => ended = outcome,
+            }
+        }
     }
 
     fn tell_listening(self, side: &str, names: &[SocketName], to: &str) {
@@ -171,32 +223,69 @@ impl<'a> Forwarding<'a> {
     }
 
     /// Carries the connections that the server announces.
-    async fn carry_remote(self, conversation: Conversation, to: SocketName) -> Outcome {
-        let Conversation {
-            channel,
-            controls: _controls,
-            outcome,
-        } = conversation;
-        // Dropping the sending end would end the call.
-        let (_sink, mut source) = Channel::split(channel);
-        let mut running: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send + '_>>> =
-            FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                message = source.receive() => {
-                    let Some(message) = message else {
-                        return super::ended(outcome.wait().await);
-                    };
-                    match carry::decode(message) {
-                        Ok(Some(output::Part::Announced(announced))) => {
-                            running.push(Box::pin(self.carry_from_there(announced, &to)));
-                        }
-                        Ok(_) => {}
-                        Err(fault) => return Outcome::Failed(fault),
+    async fn carry_remote(
+        self,
+        at: SocketName,
+        listening: ListeningThere,
+        to: SocketName,
+    ) -> Outcome {
+        let (announce, mut announced) = mpsc::channel(1);
+        let carry = async {
+            let mut running = FuturesUnordered::new();
+            loop {
+                tokio::select! {
+                    Some(announced) = announced.recv() => {
+                        running.push(self.carry_from_there(announced, &to));
                     }
+                    Some(()) = running.next() => {}
                 }
-                Some(()) = running.next() => {}
             }
+        };
+        tokio::select! {
+            outcome = self.keep_listening_there(at, listening, &to, announce) => outcome,
+            never = carry => never,
+        }
+    }
+
+    /// Passes on what the server announces, over one connection after the other.
+    async fn keep_listening_there(
+        self,
+        at: SocketName,
+        listening: ListeningThere,
+        to: &SocketName,
+        announce: mpsc::Sender<Announced>,
+    ) -> Outcome {
+        // The port that was given once is kept: it may have been told to others.
+        let at = match listening.names.first() {
+            Some(name) if is_any_port(&at) => name.clone(),
+            _ => at,
+        };
+        let mut used = 0;
+        let mut conversation = listening.conversation;
+        loop {
+            let Conversation {
+                channel,
+                controls: _controls,
+                outcome,
+            } = conversation;
+            // Dropping the sending end would end the call.
+            let (_sink, mut source) = Channel::split(channel);
+            while let Some(message) = source.receive().await {
+                match carry::decode(message) {
+                    Ok(Some(output::Part::Announced(announced))) => {
+                        announce.send(announced).await.ok(); // both live as long as the route
+                    }
+                    Ok(_) => {}
+                    Err(fault) => return Outcome::Failed(fault),
+                }
+            }
+            let ended = reconnecting::ended(outcome.wait().await);
+            let listening = match self.listen_there_again(&at, &mut used, ended).await {
+                Ok(listening) => listening,
+                Err(outcome) => return outcome,
+            };
+            self.tell_listening("there", &listening.names, &to.to_string());
+            conversation = listening.conversation;
         }
     }
 

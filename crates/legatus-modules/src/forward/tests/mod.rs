@@ -2,6 +2,7 @@
 
 mod allowed;
 mod connections;
+mod reconnecting;
 mod requests;
 mod socks;
 mod support;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use legatus_core::testing::{MemoryCaller, MemoryLocal};
 use legatus_core::{
-    Arguments, BoxFuture, Connection, Input, Listener, Local, Module, Outcome, Output, Progress,
-    SocketName, Stream, Terminal, UserSignal,
+    Arguments, BoxFuture, Caller, Connection, Input, Listener, Local, Module, Outcome, Output,
+    Progress, SocketName, Stream, Terminal, UserSignal,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -78,6 +78,12 @@ impl Forwarded {
     }
 
     pub(super) fn with_stdin(arguments: Arguments, stdin: &[u8]) -> Self {
+        let module: Arc<dyn Module> = Arc::new(crate::forward::module());
+        Self::over(MemoryCaller::new(module, 7), arguments, stdin)
+    }
+
+    /// Over these calls.
+    pub(super) fn over(caller: impl Caller + 'static, arguments: Arguments, stdin: &[u8]) -> Self {
         let (records_tx, records) = mpsc::channel(16);
         let local = Arc::new(SocketLocal {
             memory: MemoryLocal::new().with_stdin(stdin, 3),
@@ -87,8 +93,7 @@ impl Forwarded {
         });
         let ours = Arc::clone(&local);
         let task = tokio::spawn(async move {
-            let module: Arc<dyn Module> = Arc::new(crate::forward::module());
-            let caller = MemoryCaller::new(Arc::clone(&module), 7);
+            let module = crate::forward::module();
             let sender = module.sender().unwrap();
             sender.send(arguments, &caller, &*ours).await.into()
         });
