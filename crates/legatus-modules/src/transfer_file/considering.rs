@@ -274,9 +274,10 @@ impl Judge {
         }
         let stop = || self.shared.stop.load(Ordering::Relaxed);
         match delta::Basis::read(file, size, block, &stop) {
-            Ok(Some(basis)) => {
+            Ok(Some((basis, told))) => {
                 rest.block_bytes = block;
-                rest.sums = basis.sums();
+                rest.key = told.key;
+                rest.sums = told.sums;
                 pending.basis = Some(basis);
             }
             // It changes: it is of no help.

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 
 use rustix::fs::{AtFlags, Mode, copy_file_range, fstatfs, linkat, unlinkat};
 use rustix::io::Errno;
 
-use super::delta::BLOCK_BYTES;
+use super::beside::beside;
+use super::delta::{Basis, BlockHash};
 use super::messages::Options;
 use super::metadata;
 use super::partial::Partial;
@@ -20,8 +22,12 @@ use super::transcript::Transcript;
 /// Bytes of a file after which they begin to go to the disk.
 const WRITE_BACK_BYTES: u64 = 16 << 20;
 
-/// Bytes that are copied at a time from the older file.
-const COPY_BYTES: u64 = 1 << 20;
+/// Bytes that are copied at a time from the older file: they stay in the level 2 cache until they are
+/// written.
+const COPY_BYTES: u64 = 256 << 10;
+
+/// Bytes for which a thread of their own is worth while.
+const HALF_BYTES: u64 = 1 << 20;
 
 /// The file whose contents are coming.
 pub(super) struct Current {
@@ -87,23 +93,99 @@ impl Growing {
         })
     }
 
-    /// Fills `data` with a range of the older file, which the new one is to go on with; whether it has it
-    /// already, since blocks of the two can be shared. Then `data` is what is there.
-    fn take(&mut self, basis: &File, from: u64, at: u64, data: &mut [u8]) -> io::Result<bool> {
-        if self.shares {
-            match share_range(basis, from, self.staged.file(), at, data.len()) {
-                Ok(()) => {
-                    self.staged.file().read_exact_at(data, at)?;
-                    self.staged.skip(data.len() as u64)?;
-                    return Ok(true);
-                }
-                // What is not between whole blocks of the file system, for example.
-                Err(Errno::INVAL | Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(error) => return Err(error.into()),
+    /// Goes on with blocks of the older file; their hashes. What is hashed is what is handed to write(2),
+    /// or what is in the new file then. `seen` gets all of it in order, if there is such.
+    fn take(
+        &mut self,
+        basis: &Basis,
+        from: u64,
+        at: u64,
+        bytes: u64,
+        seen: Option<&mut blake3::Hasher>,
+    ) -> io::Result<Vec<BlockHash>> {
+        let to = self.staged.file();
+        let taking = Taking {
+            basis,
+            to,
+            from,
+            at,
+            is_there: self.shares && shared(&basis.file, from, to, at, bytes)?,
+            writing: Mutex::new(()),
+        };
+        // Whole blocks for each of two threads.
+        let half = bytes / basis.block / 2 * basis.block;
+        let hashes = match seen {
+            None if half >= HALF_BYTES => {
+                let first = || taking.blocks(0..half, None);
+                let second = || taking.blocks(half..bytes, None);
+                let (second, first) = beside(second, first)?;
+                [first?, second?].concat()
             }
+            seen => taking.blocks(0..bytes, seen)?,
+        };
+        self.staged.skip(bytes)?;
+        Ok(hashes)
+    }
+}
+
+/// Blocks of the older file on their way into the new one.
+struct Taking<'a> {
+    basis: &'a Basis,
+    to: &'a File,
+    from: u64,
+    at: u64,
+    /// They are in the new file, and only to be hashed.
+    is_there: bool,
+    /// Held by whoever writes. The kernel lets one thread write into a file at a time, and the others
+    /// wait for it in a loop that takes their processor.
+    writing: Mutex<()>,
+}
+
+impl Taking<'_> {
+    /// Reads, hashes and writes a part of them.
+    fn blocks(
+        &self,
+        part: std::ops::Range<u64>,
+        mut seen: Option<&mut blake3::Hasher>,
+    ) -> io::Result<Vec<BlockHash>> {
+        let block = self.basis.block;
+        // Some at a time, if they are short.
+        let together = (COPY_BYTES / block).max(1) * block;
+        let length = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let mut room = vec![0; length(together.min(part.end - part.start))];
+        let mut hashes = Vec::new();
+        let mut next = part.start;
+        while next < part.end {
+            let now = together.min(part.end - next);
+            let data = room.get_mut(..length(now)).unwrap_or_default();
+            if self.is_there {
+                self.to.read_exact_at(data, self.at + next)?;
+            } else {
+                self.basis.file.read_exact_at(data, self.from + next)?;
+            }
+            let blocks = data.chunks_exact(length(block));
+            hashes.extend(blocks.map(|data| self.basis.key.hash(data)));
+            if !self.is_there {
+                let _turn = self.writing.lock();
+                self.to.write_all_at(data, self.at + next)?;
+            }
+            if let Some(seen) = &mut seen {
+                seen.update(data);
+            }
+            next += now;
         }
-        basis.read_exact_at(data, from)?;
-        Ok(false)
+        Ok(hashes)
+    }
+}
+
+/// Has a range of a file be that of another, without copying; whether that could be.
+fn shared(from: &File, from_at: u64, to: &File, to_at: u64, bytes: u64) -> io::Result<bool> {
+    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+    match share_range(from, from_at, to, to_at, length) {
+        Ok(()) => Ok(true),
+        // What is not between whole blocks of the file system, for example.
+        Err(Errno::INVAL | Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -195,48 +277,21 @@ impl Current {
         Ok(())
     }
 
-    /// Copies blocks of the older file; what is handed to write(2), or is in the new file, is what is
-    /// hashed.
-    pub(super) fn copy(
-        &mut self,
-        mut from: u64,
-        mut bytes: u64,
-        room: &mut Vec<u8>,
-        is_durable: bool,
-    ) -> io::Result<()> {
+    /// Copies blocks of the older file.
+    pub(super) fn copy(&mut self, from: u64, bytes: u64, is_durable: bool) -> io::Result<()> {
         let (Some(file), Some(basis)) = (&mut self.file, &self.pending.basis) else {
             return Ok(());
         };
-        // Whole blocks at a time, some of them if they are short.
-        let block = basis.block;
-        debug_assert!(block <= BLOCK_BYTES);
-        let together = (COPY_BYTES / block).max(1) * block;
-        let block_bytes = usize::try_from(block).unwrap_or(usize::MAX);
-        let mut copied = 0;
-        while bytes > 0 {
-            let now = together.min(bytes);
-            let length = usize::try_from(now).unwrap_or(usize::MAX);
-            if room.len() < length {
-                room.resize(length, 0);
-            }
-            let data = room.get_mut(..length).unwrap_or_default();
-            let is_there = file.take(&basis.file, from, self.at.saturating_add(copied), data)?;
-            for (number, data) in (from / block..).zip(data.chunks_exact(block_bytes)) {
-                self.transcript.block(&basis.hash(number, data), block);
-            }
-            if !is_there {
-                file.staged.write(data)?;
-            }
-            if let Some(whole) = &mut self.whole {
-                whole.update(data);
-            }
-            from = from.saturating_add(now);
-            bytes -= now;
-            copied += now;
+        let overflow = || io::Error::from(Errno::FBIG);
+        from.checked_add(bytes).ok_or_else(overflow)?;
+        self.at.checked_add(bytes).ok_or_else(overflow)?;
+        let hashes = file.take(basis, from, self.at, bytes, self.whole.as_mut())?;
+        for hash in hashes {
+            self.transcript.block(hash, basis.block);
         }
         file.ends_in_hole = false;
-        self.reused = self.reused.saturating_add(copied);
-        self.wrote(copied, is_durable);
+        self.reused = self.reused.saturating_add(bytes);
+        self.wrote(bytes, is_durable);
         Ok(())
     }
 
@@ -318,12 +373,24 @@ impl Ready {
             }
             linkat(&*folder, name, &*folder, backup, AtFlags::empty())?;
         }
-        match self.file.partial {
+        let named = match self.file.partial {
             Some(partial) => partial.commit(name),
             None => {
                 let place = Place::new(folder.as_fd(), &self.pending.site.sweep);
                 self.file.staged.commit(place, name)
             }
-        }
+        };
+        close_beside(self.pending.basis);
+        named
+    }
+}
+
+/// Closes a file that has no name any more in a thread of its own: the system takes half a second to free
+/// 4 GiB then, for which nobody needs to wait.
+fn close_beside(older: Option<Basis>) {
+    if let Some(older) = older {
+        // Where there is no thread it is closed here.
+        let close = move || drop(older);
+        std::thread::Builder::new().spawn(close).ok();
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use legatus_core::limits::CHUNK_BYTES;
 
-use super::delta::{Known, Rolling};
+use super::delta::{BlockHash, Known, Rolling};
 use super::messages::Copy;
 use super::messages::piece::Piece;
 use super::packer::Stopped;
@@ -91,15 +91,22 @@ impl<'a> Matching<'a> {
                 .room
                 .get(self.next..self.next + block)
                 .unwrap_or_default();
-            let sum = *rolling.get_or_insert_with(|| Rolling::of(window));
-            let value = Rolling::value(sum);
-            if self.known.may_have(value) {
-                let expected = (self.run.count > 0).then_some(self.run.first + self.run.count);
-                if let Some((number, hash)) = self.known.find(value, window, expected) {
-                    self.found(number, &hash)?;
-                    rolling = None;
+            // Most often what follows a block is the next one: then no rolling checksum is needed.
+            if self.run.count > 0 && rolling.is_none() {
+                let expected = self.run.first + self.run.count;
+                if let Some(hash) = self.known.is(expected, window) {
+                    self.found(expected, hash)?;
                     continue;
                 }
+            }
+            let sum = *rolling.get_or_insert_with(|| Rolling::of(window));
+            let value = Rolling::value(sum);
+            if self.known.may_have(value)
+                && let Some((number, hash)) = self.known.find(value, window)
+            {
+                self.found(number, hash)?;
+                rolling = None;
+                continue;
             }
             if self.run.count > 0 {
                 self.end_run()?;
@@ -137,7 +144,7 @@ impl<'a> Matching<'a> {
         self.next += steps;
     }
 
-    fn found(&mut self, number: u64, hash: &blake3::Hash) -> Result<(), Stopped> {
+    fn found(&mut self, number: u64, hash: BlockHash) -> Result<(), Stopped> {
         let block = self.known.block();
         self.send_literal()?;
         if self.run.count == 0 || self.run.first + self.run.count != number {
@@ -221,8 +228,9 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
         let block = delta::block_bytes(size);
-        let basis = Basis::read(file.try_clone().unwrap(), size, block, &|| false);
-        let known = Known::new(block, &basis.unwrap().unwrap().sums()).unwrap();
+        let read = Basis::read(file.try_clone().unwrap(), size, block, &|| false);
+        let (_, told) = read.unwrap().unwrap();
+        let known = Known::new(block, &told.key, &told.sums).unwrap();
         let (outgoing, mut told) = mpsc::channel(10);
         let mut reader = Reader::new(
             Packer::new(outgoing),

@@ -247,7 +247,7 @@ impl Listener<'_> {
             0 => None,
             block if Arc::strong_count(&self.with_sums) <= 2 * WITH_SUMS => {
                 let held = Arc::clone(&self.with_sums);
-                Some((Known::new(block, &rest.sums)?, held))
+                Some((Known::new(block, &rest.key, &rest.sums)?, held))
             }
             _ => return Err(Misbehaved("too many sums of blocks")),
         };

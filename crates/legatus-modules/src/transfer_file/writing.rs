@@ -31,7 +31,6 @@ pub(super) struct Writer {
     ready: Vec<Ready>,
     ready_bytes: u64,
     unpacker: Unpacker,
-    room: Vec<u8>,
 }
 
 impl Writer {
@@ -42,7 +41,6 @@ impl Writer {
             ready: Vec::new(),
             ready_bytes: 0,
             unpacker: Unpacker::default(),
-            room: Vec::new(),
         }
     }
 
@@ -189,7 +187,7 @@ impl Writer {
             return Err(Misbehaved("blocks that cannot be").into());
         };
         self.shared.gauge.advance(bytes, 0);
-        let copied = current.copy(start, bytes, &mut self.room, is_durable);
+        let copied = current.copy(start, bytes, is_durable);
         copied.or_else(|error| self.give_up(&error))
     }
 

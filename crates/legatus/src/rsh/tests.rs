@@ -188,7 +188,9 @@ fn scps_and_sftps_calls_are_understood() {
     assert_eq!(scp.session, Session::Subsystem);
     assert_eq!((scp.port, scp.tty), (Some(2222), Tty::Never));
     assert!(
-        scp.notes.iter().any(|note| note.contains("ciphers=aes128-ctr")),
+        scp.notes
+            .iter()
+            .any(|note| note.contains("ciphers=aes128-ctr")),
         "{:?}",
         scp.notes
     );
