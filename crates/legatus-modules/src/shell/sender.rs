@@ -8,6 +8,8 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use legatus_core::{
@@ -26,6 +28,9 @@ use upload::{Upload, upload};
 
 /// The second interrupt within this time cancels the call.
 const INSIST: Duration = Duration::from_secs(1);
+
+/// How long a full-screen program has another size, so that it is told of both.
+const REDRAW_AFTER: Duration = Duration::from_millis(100);
 
 /// How long a terminal may take to be left as it was.
 const TIDY_WITHIN: Duration = Duration::from_millis(500);
@@ -168,6 +173,7 @@ impl User<'_> {
         } = conversation;
         let (sink, source) = channel.split();
         let mut stdout = self.local.output(Stream::Stdout);
+        let full_screen = self.modes.as_ref().map(Modes::full_screen);
         let mut seen = Seen {
             session: self.session,
             modes: self.modes,
@@ -230,7 +236,7 @@ impl User<'_> {
             left = input => left?,
             left = signals => left,
             never = pass_sizes(terminal, &controls) => match never {},
-            never = tell_links(caller, local, terminal, &controls) => match never {},
+            never = tell_links(caller, local, terminal, full_screen, &controls) => match never {},
         };
         tidy(stdout.as_mut(), &seen).await;
         match left {
@@ -272,6 +278,7 @@ async fn tell_links(
     caller: &dyn Caller,
     local: &dyn Local,
     terminal: Option<&dyn Terminal>,
+    full_screen: Option<Arc<AtomicBool>>,
     controls: &ControlSender,
 ) -> Infallible {
     loop {
@@ -281,9 +288,18 @@ async fn tell_links(
             }
             Link::Back => {
                 local.report("connected again");
-                if let Some(terminal) = terminal {
-                    controls.send(Control::Resize(terminal.size()));
+                let Some(terminal) = terminal else {
+                    continue;
+                };
+                let full_screen = full_screen.as_ref();
+                if full_screen.is_some_and(|shown| shown.load(Ordering::Relaxed)) {
+                    // What was told stands in its picture. It draws that anew when the size changes.
+                    let mut other = terminal.size();
+                    other.rows = other.rows.saturating_sub(1).max(1);
+                    controls.send(Control::Resize(other));
+                    tokio::time::sleep(REDRAW_AFTER).await;
                 }
+                controls.send(Control::Resize(terminal.size()));
             }
         }
     }

@@ -2,6 +2,8 @@
 //! while the program goes on.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle_parse::{DefaultCharAccumulator, Params, Parser, Perform};
 use memchr::memchr;
@@ -18,6 +20,9 @@ const KNOWN: [u16; 17] = [
     1, 7, 9, 25, 47, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1047, 1049, 2004, 2026,
 ];
 
+/// Modes that show the other screen, as full-screen programs do.
+const OTHER_SCREEN: [u16; 3] = [47, 1047, 1049];
+
 /// Follows the output of a program to a terminal.
 #[derive(Default)]
 pub(super) struct Modes {
@@ -25,6 +30,8 @@ pub(super) struct Modes {
     /// Whether the parser is in the middle of a sequence.
     within: bool,
     changes: Changes,
+    /// Whether a full-screen program shows itself.
+    full_screen: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -56,8 +63,18 @@ impl Modes {
             self.changes.ended = false;
             self.parser.advance(&mut self.changes, *byte);
             self.within = !self.changes.ended;
+            if self.changes.ended {
+                let modes = &self.changes.modes;
+                let is_full = OTHER_SCREEN.iter().any(|mode| modes.contains(mode));
+                self.full_screen.store(is_full, Ordering::Relaxed);
+            }
             output = rest;
         }
+    }
+
+    /// Whether a full-screen program shows itself, from now on.
+    pub(super) fn full_screen(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.full_screen)
     }
 
     /// What puts the terminal into the state of before; nothing if it is in it.

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use legatus_core::{Control, TerminalSize, UserSignal};
+use legatus_core::{
+    BoxFuture, Caller, Control, Conversation, Fault, Link, Request as CoreRequest, TerminalSize,
+    UserSignal,
+};
 use prost::Message;
+use tokio::sync::mpsc;
 
 use super::user_kit::{Hands, Stuck, User};
 use super::*;
@@ -107,6 +111,63 @@ async fn whoever_leaves_has_said_what_was_typed_before_and_finds_the_terminal_as
         *user.reports.lock().unwrap(),
         ["detached; `legatus attach HOST 17` returns to the session"]
     );
+}
+
+/// A server to which the connection is lost once the session has begun, and found again.
+struct Found {
+    stuck: Stuck,
+    links: tokio::sync::Mutex<mpsc::Receiver<Link>>,
+}
+
+impl Caller for Found {
+    fn open(&self, request: CoreRequest) -> BoxFuture<'_, Result<Conversation, Fault>> {
+        self.stuck.open(request)
+    }
+
+    fn link(&self) -> BoxFuture<'_, Link> {
+        Box::pin(async {
+            match self.links.lock().await.recv().await {
+                Some(link) => link,
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_full_screen_program_is_made_to_draw_anew_over_what_was_told_of_the_connection() {
+    for (shown, rows) in [("\x1b[?1049hediting", &[30, 31][..]), ("$ ", &[31])] {
+        let (user, hands) = User::new(true);
+        let (tell, links) = mpsc::channel(2);
+        let found = Found {
+            stuck: Stuck::default(),
+            links: links.into(),
+        };
+        let drive = async {
+            while found.stuck.calls.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let (mut channel, decide) = found.stuck.calls.lock().unwrap().pop().unwrap();
+            let message = messages::Output {
+                part: Some(output::Part::Stdout(shown.into())),
+            };
+            channel.send(message.encode_to_vec().into()).await.unwrap();
+            hands.see(shown).await;
+            tell.send(Link::Lost("cut".to_owned())).await.unwrap();
+            tell.send(Link::Back).await.unwrap();
+            for rows in rows {
+                let size = TerminalSize {
+                    columns: 91,
+                    rows: *rows,
+                };
+                let control = found.stuck.next_control().await;
+                assert_eq!(control, Some(Control::Resize(size)));
+            }
+            drop(channel);
+            decide.send(Outcome::SUCCESS).unwrap();
+        };
+        tokio::join!(user.run_with(Arguments::new(), &found), drive);
+    }
 }
 
 #[tokio::test]
