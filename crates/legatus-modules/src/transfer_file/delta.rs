@@ -56,6 +56,10 @@ impl Rolling {
     }
 
     /// The same in vectors of twice the length.
+    ///
+    /// # Safety
+    ///
+    /// The processor must have AVX2.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn of_avx2(window: &[u8]) -> Self {

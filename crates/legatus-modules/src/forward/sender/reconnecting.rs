@@ -67,7 +67,7 @@ impl<'a> Reconnecting<'a> {
                     return Ok(*current);
                 }
                 Reconnection::Failed(_) if !away.is_longer_than(self.patience) => {
-                    away.pause().await
+                    away.pause().await;
                 }
                 _ => return Err(ended),
             }

@@ -147,7 +147,7 @@ async fn a_full_screen_program_is_made_to_draw_anew_over_what_was_told_of_the_co
             while found.stuck.calls.lock().unwrap().is_empty() {
                 tokio::task::yield_now().await;
             }
-            let (mut channel, decide) = found.stuck.calls.lock().unwrap().pop().unwrap();
+            let (channel, decide) = found.stuck.calls.lock().unwrap().pop().unwrap();
             let message = messages::Output {
                 part: Some(output::Part::Stdout(shown.into())),
             };
@@ -166,7 +166,8 @@ async fn a_full_screen_program_is_made_to_draw_anew_over_what_was_told_of_the_co
             drop(channel);
             decide.send(Outcome::SUCCESS).unwrap();
         };
-        tokio::join!(user.run_with(Arguments::new(), &found), drive);
+        let (outcome, ()) = tokio::join!(user.run_with(Arguments::new(), &found), drive);
+        assert_eq!(outcome, Outcome::SUCCESS);
     }
 }
 
