@@ -194,7 +194,8 @@ pub trait Caller: Send + Sync {
 pub enum Reconnection {
     /// There is a new connection.
     Done,
-    /// The connection is not lost.
+    /// The connection is not lost, as far as is known: one that takes no more calls is found when one
+    /// more is tried.
     NotLost,
     /// Not this time, for this reason; another attempt may be made.
     Failed(Fault),

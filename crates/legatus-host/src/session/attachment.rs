@@ -65,10 +65,12 @@ pub(super) async fn run(session: Arc<Session>, place: Place, taken: Taken, link:
         never = read(&session, &place, &mut reader, &told) => match never {},
         never = notify(control_writer, &notices, &told) => match never {},
     };
-    session.part(&place, matches!(going, Going::Detached));
+    // Whoever has said that it leaves may be gone before its last words have come.
+    let detached = matches!(going, Going::Detached) || farewell.detached.is_cancelled();
+    session.part(&place, detached);
     // Whoever was superseded finds its sockets closed, and its client, if it is there after all,
     // comes anew.
-    if matches!(going, Going::Detached) {
+    if detached {
         // If it finds no room, the end of the socket must do.
         let written = writer.write(Frame::Left);
         tokio::time::timeout(Duration::from_secs(1), written)

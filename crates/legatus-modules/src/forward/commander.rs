@@ -18,7 +18,7 @@ pub(super) async fn execute(
 ) -> Result<Outcome, Fault> {
     let what = request::decode(&call.request)?;
     let identity = call.peer().identity();
-    let only_waits = matches!(what, What::Hold | What::Listen(_));
+    let listens = matches!(what, What::Listen(_));
     let work = async {
         match what {
             What::Connect(to) => {
@@ -42,7 +42,7 @@ pub(super) async fn execute(
         outcome = work => outcome,
         () = call.cancellation.cancelled() => Ok(Outcome::Cancelled),
         // Connections that were made go on; new ones are the next process's.
-        () = call.draining.cancelled(), if only_waits => Ok(Outcome::SUCCESS),
+        () = call.draining.cancelled(), if listens => Ok(Outcome::SUCCESS),
     }
 }
 

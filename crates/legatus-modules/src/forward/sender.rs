@@ -32,7 +32,7 @@ pub(super) async fn send(
     let reconnecting = Reconnecting::new(caller, local, &arguments)?;
     let held = match dial::open(caller, What::Hold).await {
         Ok(held) => held,
-        Err(not) => return Ok(not.outcome),
+        Err(not) => return Ok(reconnecting::ended(not.outcome)),
     };
     let lines = Lines::new(caller);
     let forwarding = Forwarding {

@@ -380,10 +380,15 @@ impl Ready {
                 self.file.staged.commit(place, name)
             }
         };
-        close_beside(self.pending.basis);
+        if self.bytes >= LONG_TO_FREE {
+            close_beside(self.pending.basis);
+        }
         named
     }
 }
+
+/// Files of so many bytes take longer to free than a thread to start.
+const LONG_TO_FREE: u64 = 256 << 20;
 
 /// Closes a file that has no name any more in a thread of its own: the system takes half a second to free
 /// 4 GiB then, for which nobody needs to wait.

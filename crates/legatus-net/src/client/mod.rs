@@ -282,16 +282,12 @@ impl Client {
         tokio::time::timeout(LAST_WORDS, end.wait()).await.ok();
     }
 
-    /// Whether no more calls can be opened: the connection has ended, or the server has said so. Its
-    /// task learns of that about when calls do.
+    /// Whether the connection has ended, or takes no more calls since the server goes. Its task learns of
+    /// the one about when calls do, of the other when one more is tried.
     async fn is_lost(&self) -> bool {
-        let lost = async {
-            tokio::select! {
-                _ = self.end.wait() => {}
-                () = self.http2.closed() => {}
-            }
-        };
-        tokio::time::timeout(END_IS_KNOWN, lost).await.is_ok()
+        tokio::time::timeout(END_IS_KNOWN, self.end.wait())
+            .await
+            .is_ok()
     }
 
     /// Another connection, in the place of this one.

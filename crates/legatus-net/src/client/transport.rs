@@ -6,7 +6,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
@@ -37,17 +36,7 @@ impl Http2 {
     ) -> hyper::Result<http::Response<Incoming>> {
         self.send.send_request(request).await
     }
-
-    /// Waits until the connection takes no more requests; those that it has go on.
-    pub(super) async fn closed(&self) {
-        while !self.send.is_closed() {
-            tokio::time::sleep(CLOSED_EVERY).await;
-        }
-    }
 }
-
-/// How often it is asked whether a connection takes requests, which hyper tells in no other way.
-const CLOSED_EVERY: Duration = Duration::from_millis(10);
 
 /// What tonic sends.
 impl tower::Service<http::Request<tonic::body::Body>> for Http2 {

@@ -45,7 +45,6 @@ pub(super) const MEANINGLESS: &[&str] = &[
     "identitiesonly",
     "identityagent",
     "identityfile",
-    "ignoreunknown",
     "ipqos",
     "kbdinteractiveauthentication",
     "kbdinteractivedevices",

@@ -79,6 +79,8 @@ pub(super) struct Asked {
     /// Options of `-o` that were seen: the first one counts, as with ssh.
     seen: Vec<String>,
     clear_forwards: bool,
+    /// Unknown options of `-o` that are to be ignored, in lower case.
+    ignored: Vec<legatus_core::Pattern>,
 }
 
 impl Asked {
@@ -349,6 +351,12 @@ impl Asked {
                 let value = String::from_utf8_lossy(raw);
                 self.notes.push(format!("-o {key}={value}"));
             }
+            "ignoreunknown" => {
+                let patterns = readable(value)?.to_ascii_lowercase();
+                let patterns = patterns.split(',').map(legatus_core::Pattern::new);
+                self.ignored.extend(patterns);
+            }
+            _ if self.ignored.iter().any(|pattern| pattern.matches(key)) => {}
             _ => return Err(Fault::new(format!("unknown option -o {key}"))),
         }
         Ok(())

@@ -172,6 +172,8 @@ fn scps_and_sftps_calls_are_understood() {
         "-C",
         "-o",
         "Ciphers=aes128-ctr",
+        "-oIgnoreUnknown=use*,foo",
+        "-oUseKeychains=yes",
         "-i",
         "key",
         "-oForwardAgent=no",

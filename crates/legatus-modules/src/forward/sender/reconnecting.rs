@@ -17,8 +17,18 @@ pub(super) struct Reconnecting<'a> {
     is_quiet: bool,
     /// How long a connection is looked for; zero: not at all.
     patience: Duration,
-    /// How many connections there were before this one; held by whoever looks for the next.
-    current: Mutex<u64>,
+    /// Held by whoever looks for the next.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many connections there were before this one.
+    number: u64,
+    /// Since when no call was opened over any.
+    away: Option<Away>,
+    /// The user was told of that.
+    is_told: bool,
 }
 
 impl<'a> Reconnecting<'a> {
@@ -32,12 +42,12 @@ impl<'a> Reconnecting<'a> {
             local,
             is_quiet: arguments.is_given("quiet"),
             patience: arguments.duration("reconnect")?.unwrap_or(PATIENCE),
-            current: Mutex::new(0),
+            state: Mutex::default(),
         })
     }
 
     /// What comes after a call that has ended, which was opened over the connection of number `used`:
-    /// the number of another one.
+    /// the number of one to try.
     ///
     /// # Errors
     /// How the forwarding ends, if there is no use.
@@ -48,29 +58,53 @@ impl<'a> Reconnecting<'a> {
         if self.patience.is_zero() {
             return Err(ended);
         }
-        let mut current = self.current.lock().await;
-        if *current > used {
-            return Ok(*current);
+        let mut state = self.state.lock().await;
+        if state.number > used {
+            return Ok(state.number);
         }
-        let mut is_told = false;
-        let mut away = Away::new();
-        loop {
-            let tried = self.caller.reconnect().await;
-            if matches!(tried, Reconnection::Done | Reconnection::Failed(_)) && !is_told {
-                self.report(&away::told(fault.message()));
-                is_told = true;
-            }
-            match tried {
-                Reconnection::Done => {
-                    self.report("connected again");
-                    *current += 1;
-                    return Ok(*current);
+        // The last one was of no use: not at once again.
+        let mut pauses = state.away.is_some();
+        let mut away = *state.away.get_or_insert_with(Away::new);
+        let found = loop {
+            if pauses {
+                if away.is_longer_than(self.patience) {
+                    break false;
                 }
-                Reconnection::Failed(_) if !away.is_longer_than(self.patience) => {
-                    away.pause().await;
-                }
-                _ => return Err(ended),
+                away.pause().await;
             }
+            pauses = true;
+            match self.caller.reconnect().await {
+                // A connection that is not lost and takes no more calls is known as lost when one
+                // more was tried.
+                Reconnection::Done | Reconnection::NotLost => break true,
+                Reconnection::Impossible => break false,
+                Reconnection::Failed(why) => {
+                    if !std::mem::replace(&mut state.is_told, true) {
+                        self.report(&away::told(fault.message()));
+                    }
+                    if away.is_longer_than(self.patience) {
+                        self.report(why.message());
+                    }
+                }
+            }
+        };
+        state.away = Some(away);
+        if !found {
+            return Err(ended);
+        }
+        if !std::mem::replace(&mut state.is_told, true) {
+            self.report(&away::told(fault.message()));
+        }
+        state.number += 1;
+        Ok(state.number)
+    }
+
+    /// A call was opened over the connection.
+    pub(super) async fn opened(&self) {
+        let mut state = self.state.lock().await;
+        state.away = None;
+        if std::mem::take(&mut state.is_told) {
+            self.report("connected again");
         }
     }
 
@@ -94,9 +128,10 @@ impl<'a> Reconnecting<'a> {
                 };
                 match dial::open(self.caller, What::Hold).await {
                     Ok(opened) => break opened,
-                    Err(not) => lost = not.outcome,
+                    Err(not) => lost = ended(not.outcome),
                 }
             };
+            self.opened().await;
         }
     }
 }

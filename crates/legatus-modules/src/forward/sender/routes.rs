@@ -36,9 +36,9 @@ struct ListeningThere {
     names: Vec<SocketName>,
 }
 
-/// How long a place there may be taken yet when the server is to listen on it again: its process
-/// that goes lets it go when it has been told to.
-const FREE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a place there may be taken yet when the server is to listen on it again: so long it may take
+/// to learn that a connection is lost (two of its pings).
+const FREE_WITHIN: Duration = Duration::from_secs(40);
 
 /// Whether the system chooses the port.
 fn is_any_port(at: &SocketName) -> bool {
@@ -256,9 +256,11 @@ impl<'a> Forwarding<'a> {
         announce: mpsc::Sender<Announced>,
     ) -> Outcome {
         // The port that was given once is kept: it may have been told to others.
-        let at = match listening.names.first() {
-            Some(name) if is_any_port(&at) => name.clone(),
-            _ => at,
+        let at = match (at, listening.names.first()) {
+            (SocketName::Tcp { host, port: 0 }, Some(&SocketName::Tcp { port, .. })) => {
+                SocketName::Tcp { host, port }
+            }
+            (at, _) => at,
         };
         let mut used = 0;
         let mut conversation = listening.conversation;
@@ -279,11 +281,16 @@ impl<'a> Forwarding<'a> {
                     Err(fault) => return Outcome::Failed(fault),
                 }
             }
-            let ended = reconnecting::ended(outcome.wait().await);
+            let outcome = outcome.wait().await;
+            let in_good_order = matches!(outcome, Outcome::Exit(_));
+            let ended = reconnecting::ended(outcome);
             let listening = match self.listen_there_again(&at, &mut used, ended).await {
                 Ok(listening) => listening,
+                // What is open goes on until the server has gone, which whoever holds it tells.
+                Err(Outcome::Lost(_)) if in_good_order => std::future::pending().await,
                 Err(outcome) => return outcome,
             };
+            self.reconnecting.opened().await;
             self.tell_listening("there", &listening.names, &to.to_string());
             conversation = listening.conversation;
         }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use legatus_core::testing::MemoryCaller;
 use legatus_core::{
-    Arguments, BoxFuture, Caller, Conversation, Fault, Outcome, PendingOutcome, Reconnection,
-    Request,
+    Arguments, BoxFuture, Caller, Channel, Control, Conversation, Fault, Outcome, PendingOutcome,
+    Reconnection, Request,
 };
 use tokio::net::TcpStream;
 
@@ -18,10 +18,12 @@ struct Cuttable(Arc<Line>);
 
 struct Line {
     server: Mutex<Arc<MemoryCaller>>,
-    /// How many attempts to connect again fail.
+    /// How many times the connection seems not to be lost, though it takes no calls.
+    silent: AtomicUsize,
+    /// How many attempts to connect again fail then.
     failures: AtomicUsize,
-    /// Whether the server takes no more calls when it is connected again.
-    then_denied: bool,
+    /// Whether there is no way to connect again after that.
+    then_impossible: bool,
 }
 
 fn server() -> Arc<MemoryCaller> {
@@ -29,11 +31,12 @@ fn server() -> Arc<MemoryCaller> {
 }
 
 impl Cuttable {
-    fn new(failures: usize, then_denied: bool) -> Self {
+    fn new(silent: usize, failures: usize, then_impossible: bool) -> Self {
         Self(Arc::new(Line {
             server: Mutex::new(server()),
+            silent: AtomicUsize::new(silent),
             failures: AtomicUsize::new(failures),
-            then_denied,
+            then_impossible,
         }))
     }
 
@@ -50,18 +53,22 @@ impl Caller for Cuttable {
     fn open(&self, request: Request) -> BoxFuture<'_, Result<Conversation, Fault>> {
         Box::pin(async {
             let server = self.server();
-            let had_gone = server.cancellation().is_cancelled();
-            let conversation = server.open(request).await?;
             let (decide, outcome) = PendingOutcome::new();
+            if server.cancellation().is_cancelled() {
+                let fault = Fault::new("there is no connection");
+                decide.send(Outcome::Unavailable(fault)).ok();
+                return Ok(Conversation {
+                    channel: Channel::pair(1).0,
+                    controls: Control::queue().0,
+                    outcome,
+                });
+            }
+            let conversation = server.open(request).await?;
             let inner = conversation.outcome;
             tokio::spawn(async move {
                 let told = inner.wait().await;
-                let told = match server.cancellation().is_cancelled() {
-                    true if had_gone => Outcome::Unavailable(Fault::new("there is no connection")),
-                    true => cut(),
-                    false => told,
-                };
-                decide.send(told).ok();
+                let lost = server.cancellation().is_cancelled();
+                decide.send(if lost { cut() } else { told }).ok();
             });
             Ok(Conversation {
                 outcome,
@@ -75,12 +82,16 @@ impl Caller for Cuttable {
             if !self.server().cancellation().is_cancelled() {
                 return Reconnection::NotLost;
             }
-            let failures = self.0.failures.load(Ordering::Relaxed);
-            if failures > 0 {
-                self.0.failures.store(failures - 1, Ordering::Relaxed);
+            let one_less = |left: usize| left.checked_sub(1);
+            let (relaxed, silent) = (Ordering::Relaxed, &self.0.silent);
+            if silent.fetch_update(relaxed, relaxed, one_less).is_ok() {
+                return Reconnection::NotLost;
+            }
+            let failures = &self.0.failures;
+            if failures.fetch_update(relaxed, relaxed, one_less).is_ok() {
                 return Reconnection::Failed(Fault::new("nobody listens"));
             }
-            if self.0.then_denied {
+            if self.0.then_impossible {
                 return Reconnection::Impossible;
             }
             *self.0.server.lock().unwrap() = server();
@@ -100,7 +111,7 @@ async fn reversed(port: u16) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_cannot_be_reached_any_more_ends_as_lost() {
-    let line = Cuttable::new(1, true);
+    let line = Cuttable::new(0, 1, true);
     let route = format!("127.0.0.1:0:127.0.0.1:{}", reverser().await);
     let arguments = Arguments::new().with("local", route);
     let mut forwarded = Forwarded::over(line.clone(), arguments, b"");
@@ -115,7 +126,7 @@ async fn what_cannot_be_reached_any_more_ends_as_lost() {
 
 #[tokio::test]
 async fn what_listens_here_goes_on_when_there_is_a_connection_again() {
-    let line = Cuttable::new(2, false);
+    let line = Cuttable::new(1, 2, false);
     let route = format!("127.0.0.1:0:127.0.0.1:{}", reverser().await);
     let arguments = Arguments::new().with("local", route);
     let mut forwarded = Forwarded::over(line.clone(), arguments, b"");
@@ -136,7 +147,7 @@ async fn what_listens_here_goes_on_when_there_is_a_connection_again() {
 
 #[tokio::test]
 async fn the_server_listens_on_the_same_port_again() {
-    let line = Cuttable::new(1, false);
+    let line = Cuttable::new(1, 1, false);
     let route = format!("127.0.0.1:0:127.0.0.1:{}", reverser().await);
     let arguments = Arguments::new().with("remote", route);
     let mut forwarded = Forwarded::over(line.clone(), arguments, b"");
