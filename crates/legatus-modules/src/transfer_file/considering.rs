@@ -6,14 +6,15 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, statat};
 use rustix::io::Errno;
 
 use super::change::Differences;
-use super::delta;
+use super::delta::{self, Basis};
 use super::folders::open_beneath;
 use super::judging::{Judge, kind};
-use super::messages::{Attributes, Rest, Time};
+use super::messages::{Attributes, Rest, Sums, Time};
 use super::metadata;
 use super::partial::{self, PARTIAL_BYTES, Partial};
 use super::site::Site;
@@ -220,13 +221,13 @@ impl Judge {
                 .partial
                 .as_ref()
                 .map_or(0, |(partial, _)| partial.verified());
-            if let Some(older) = older {
-                self.tell_older(&mut pending, &mut rest, older)?;
-            }
-        } else if let Some(older) = older
-            && size >= delta::DELTA_BYTES
-        {
-            self.tell_older(&mut pending, &mut rest, older)?;
+        }
+        let older = older.filter(|_| size >= delta::DELTA_BYTES);
+        let older = older.and_then(|older| self.open_older(&pending, &rest, older));
+        if let Some((basis, _)) = &older {
+            rest.block_bytes = basis.block;
+            rest.key = basis.key.bytes();
+            pending.basis = Some(Arc::clone(basis));
         }
         let notice = if rest.offset > 0 || rest.block_bytes > 0 {
             Notice::Rest(rest)
@@ -235,7 +236,11 @@ impl Judge {
         };
         self.shared.want(number, pending);
         // Interrupted: the thread hears of it when it goes on.
-        self.shared.tell(notice).map_err(io::Error::other)
+        self.shared.tell(notice).map_err(io::Error::other)?;
+        match older {
+            Some((basis, size)) => self.tell_older(&basis, size),
+            None => Ok(()),
+        }
     }
 
     fn take_partial(&self, pending: &Pending) -> io::Result<Option<(Partial, File)>> {
@@ -254,36 +259,45 @@ impl Judge {
         }
     }
 
-    /// Tells what the older file has, if that is likely to help.
-    fn tell_older(&self, pending: &mut Pending, rest: &mut Rest, older: &Stat) -> io::Result<()> {
+    /// The older file and its size, if it is likely to help.
+    fn open_older(
+        &self,
+        pending: &Pending,
+        rest: &Rest,
+        older: &Stat,
+    ) -> Option<(Arc<Basis>, u64)> {
         let size = u64::try_from(older.st_size).unwrap_or_default();
         let block = delta::block_bytes(size);
         let left = pending.size.saturating_sub(rest.offset);
         if self.shared.options.whole_file || size < delta::DELTA_BYTES || block == 0 || left < block
         {
-            return Ok(());
+            return None;
         }
         // What cannot be read does not help.
-        let Ok(file) = open_older(&pending.site, &pending.name) else {
-            return Ok(());
-        };
+        let file = open_older(&pending.site, &pending.name).ok()?;
+        let basis = Basis::new(file, block).ok()?;
         // What waits for contents is asked for first.
-        self.shared.flush().map_err(io::Error::other)?;
-        if !self.shared.with_sums.enter(&self.shared.stop) {
-            return Ok(());
-        }
+        self.shared.flush().ok()?;
+        let entered = self.shared.with_sums.enter(&self.shared.stop);
+        entered.then(|| (Arc::new(basis), size))
+    }
+
+    /// Tells what an older file has while it is read.
+    fn tell_older(&self, basis: &Basis, size: u64) -> io::Result<()> {
+        let tell = |sums, last| {
+            let sums = Sums {
+                entry: self.number,
+                sums,
+                last,
+            };
+            let told = self.shared.tell(Notice::Sums(sums));
+            told.and_then(|()| self.shared.flush())
+                .map_err(io::Error::other)
+        };
         let stop = || self.shared.stop.load(Ordering::Relaxed);
-        match delta::Basis::read(file, size, block, &stop) {
-            Ok(Some((basis, told))) => {
-                rest.block_bytes = block;
-                rest.key = told.key;
-                rest.sums = told.sums;
-                pending.basis = Some(basis);
-            }
-            // It changes: it is of no help.
-            Ok(None) | Err(_) => self.shared.with_sums.leave(),
-        }
-        Ok(())
+        // If it changes, the rest of it is of no help. If nobody listens, that shows below.
+        basis.tell(size, &stop, |sums| tell(sums, false)).ok();
+        tell(Bytes::new(), true)
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 use bytes::Bytes;
 use twox_hash::XxHash3_128;
@@ -23,6 +24,9 @@ pub(super) const BLOCK_BYTES: u64 = 16 << 20;
 
 /// Length of the sums of a block: 4 bytes of the rolling checksum, 8 of the hash.
 const SUM_BYTES: usize = 12;
+
+/// Length of the sums of a file, at most.
+pub(super) const SUMS_BYTES: u64 = BLOCKS * SUM_BYTES as u64;
 
 /// Bytes that are read at a time: they stay in the level 2 cache until they are hashed.
 const READ_BYTES: u64 = 256 << 10;
@@ -137,7 +141,7 @@ impl BlockKey {
         bytes.try_into().ok().map(Self)
     }
 
-    fn bytes(&self) -> Bytes {
+    pub(super) fn bytes(&self) -> Bytes {
         Bytes::copy_from_slice(&self.0)
     }
 
@@ -178,47 +182,48 @@ pub(super) struct Basis {
     pub(super) key: BlockKey,
 }
 
-/// What a source is told.
-#[derive(Debug)]
-pub(super) struct Sums {
-    pub(super) key: Bytes,
-    /// For each block its rolling checksum and its hash's beginning.
-    pub(super) sums: Bytes,
-}
+/// Bytes of a file that are read before the source is told of them, which looks for them meanwhile.
+const PART_BYTES: u64 = 32 << 20;
 
 impl Basis {
-    /// Reads a file of that size; two threads share the work. `None` if `stop` says so.
-    pub(super) fn read(
-        file: File,
-        size: u64,
-        block: u64,
-        stop: &(dyn Fn() -> bool + Sync),
-    ) -> io::Result<Option<(Self, Sums)>> {
-        let count = size / block;
-        let half = count / 2;
-        let basis = Self {
+    /// A file with blocks of that length.
+    ///
+    /// # Errors
+    /// When the system has no randomness for the key.
+    pub(super) fn new(file: File, block: u64) -> io::Result<Self> {
+        Ok(Self {
             file,
             block,
             key: BlockKey::random()?,
-        };
-        let read = |blocks| basis.sums(blocks, stop);
-        let (second, first) = beside(|| read(half..count), || read(0..half))?;
-        let (Some(mut sums), Some(second)) = (first?, second?) else {
-            return Ok(None);
-        };
-        sums.extend(second);
-        let sums = Sums {
-            key: basis.key.bytes(),
-            sums: sums.into(),
-        };
-        Ok(Some((basis, sums)))
+        })
     }
 
-    fn sums(
+    /// Reads a file of that size and tells of its blocks, part by part; two threads share the work.
+    ///
+    /// # Errors
+    /// When it cannot be read, as if it has become shorter, and those of `tell`.
+    pub(super) fn tell(
         &self,
-        blocks: std::ops::Range<u64>,
-        stop: &(dyn Fn() -> bool + Sync),
-    ) -> io::Result<Option<Vec<u8>>> {
+        size: u64,
+        stop: &dyn Fn() -> bool,
+        mut tell: impl FnMut(Bytes) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let count = size / self.block;
+        let together = (PART_BYTES / self.block).max(1);
+        let mut next = 0;
+        while next < count && !stop() {
+            let end = count.min(next + together);
+            let half = next + (end - next) / 2;
+            let (second, first) = beside(|| self.sums(half..end), || self.sums(next..half))?;
+            let mut sums = first?;
+            sums.extend(second?);
+            tell(sums.into())?;
+            next = end;
+        }
+        Ok(())
+    }
+
+    fn sums(&self, blocks: std::ops::Range<u64>) -> io::Result<Vec<u8>> {
         let length = usize::try_from(self.block).unwrap_or(usize::MAX);
         // Some blocks with one system call.
         let together = (READ_BYTES / self.block).max(1);
@@ -226,9 +231,6 @@ impl Basis {
         let mut sums = Vec::new();
         let mut next = blocks.start;
         while next < blocks.end {
-            if stop() {
-                return Ok(None);
-            }
             let count = together.min(blocks.end - next);
             let bytes = usize::try_from(count * self.block).unwrap_or(usize::MAX);
             let room = room.get_mut(..bytes).unwrap_or_default();
@@ -239,21 +241,23 @@ impl Basis {
             }
             next += count;
         }
-        Ok(Some(sums))
+        Ok(sums)
     }
 }
 
-/// What a target has, as a source looks for it.
+/// What a target has, as far as it has told, as a source looks for it.
 #[derive(Debug)]
 pub(super) struct Known {
     block: usize,
     key: BlockKey,
-    /// By rolling checksum: the first of the blocks that have it.
-    first: HashMap<u32, u32, Plain>,
-    /// For each block its hash, and the next with the same rolling checksum.
+    /// By rolling checksum: the last of the blocks that have it.
+    last: HashMap<u32, u32, Plain>,
+    /// For each block its hash, and the one before it with the same rolling checksum.
     blocks: Vec<([u8; 8], Option<u32>)>,
     /// Bits of rolling checksums that occur: most windows are told from all blocks by one look here.
     filter: Vec<u64>,
+    /// Sums of more blocks, until the target has told of all.
+    more: Option<Receiver<Bytes>>,
 }
 
 /// The rolling checksums are spread well enough.
@@ -284,44 +288,68 @@ const CANDIDATES: usize = 16;
 const FILTER_BITS: u32 = 20;
 
 impl Known {
-    /// Reads what a target tells.
+    /// Nothing yet; sums of blocks come by `more`, which ends with the last.
     ///
     /// # Errors
-    /// When it is not as it should be.
-    pub(super) fn new(block: u64, key: &[u8], sums: &Bytes) -> Result<Self, Misbehaved> {
-        let bad = Misbehaved("sums of blocks that cannot be");
-        let count = sums.len() / SUM_BYTES;
-        let fits = sums.len().is_multiple_of(SUM_BYTES) && count as u64 <= BLOCKS;
-        if !fits || !(1..=BLOCK_BYTES).contains(&block) {
+    /// When the length or the key cannot be.
+    pub(super) fn new(block: u64, key: &[u8], more: Receiver<Bytes>) -> Result<Self, Misbehaved> {
+        let bad = Misbehaved("blocks that cannot be");
+        if !(1..=BLOCK_BYTES).contains(&block) {
             return Err(bad);
         }
-        let mut known = Self {
+        Ok(Self {
             block: usize::try_from(block).map_err(|_| bad)?,
             key: BlockKey::told(key).ok_or(bad)?,
-            first: HashMap::with_capacity_and_hasher(count, Plain::default()),
-            blocks: Vec::with_capacity(count),
+            last: HashMap::default(),
+            blocks: Vec::new(),
             filter: vec![0; 1 << (FILTER_BITS - 6)],
-        };
-        let mut all = Vec::with_capacity(count);
+            more: Some(more),
+        })
+    }
+
+    /// Takes what the target has told meanwhile; whether there was something.
+    pub(super) fn catch_up(&mut self) -> bool {
+        match self.more.as_ref().map(Receiver::try_recv) {
+            Some(Ok(sums)) => self.add(&sums),
+            Some(Err(TryRecvError::Empty)) => return false,
+            Some(Err(TryRecvError::Disconnected)) | None => self.more = None,
+        }
+        true
+    }
+
+    /// Waits until the target has told of more, or of all.
+    pub(super) fn wait(&mut self) {
+        match self.more.as_ref().map(Receiver::recv) {
+            Some(Ok(sums)) => self.add(&sums),
+            Some(Err(_)) | None => self.more = None,
+        }
+    }
+
+    /// Whether the target has told of all.
+    pub(super) fn is_complete(&self) -> bool {
+        self.more.is_none()
+    }
+
+    /// How many blocks the target has told of.
+    pub(super) fn count(&self) -> u64 {
+        self.blocks.len() as u64
+    }
+
+    fn add(&mut self, sums: &[u8]) {
         for sum in sums.chunks_exact(SUM_BYTES) {
             let (rolling, hash) = sum.split_at(4);
             let rolling = u32::from_le_bytes(rolling.try_into().unwrap_or_default());
-            all.push((rolling, hash.try_into().unwrap_or_default()));
-        }
-        known.blocks = all.iter().map(|(_, hash)| (*hash, None)).collect();
-        // From the last to the first, so that the first comes first.
-        for (number, (rolling, _)) in all.iter().enumerate().rev() {
-            let number = u32::try_from(number).map_err(|_| bad)?;
-            let next = known.first.insert(*rolling, number);
-            if let Some(block) = known.blocks.get_mut(number as usize) {
-                block.1 = next;
-            }
-            let (word, bit) = place(*rolling);
-            if let Some(word) = known.filter.get_mut(word) {
+            let Ok(number) = u32::try_from(self.blocks.len()) else {
+                return;
+            };
+            let other = self.last.insert(rolling, number);
+            let hash = hash.try_into().unwrap_or_default();
+            self.blocks.push((hash, other));
+            let (word, bit) = place(rolling);
+            if let Some(word) = self.filter.get_mut(word) {
                 *word |= bit;
             }
         }
-        Ok(known)
     }
 
     /// The length of a block.
@@ -345,7 +373,7 @@ impl Known {
 
     /// The block that this window is, and its hash.
     pub(super) fn find(&self, rolling: u32, window: &[u8]) -> Option<(u64, BlockHash)> {
-        let mut next = Some(*self.first.get(&rolling)?);
+        let mut next = Some(*self.last.get(&rolling)?);
         let of_window = self.key.hash(window);
         for _ in 0..CANDIDATES {
             let number = next?;
@@ -366,6 +394,8 @@ fn place(rolling: u32) -> (usize, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -387,16 +417,43 @@ mod tests {
         assert_ne!(hash, key().hash(&text));
     }
 
+    fn zeros(size: u64) -> Basis {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        Basis::new(file, 2048).unwrap()
+    }
+
+    /// What is told of a file, part by part.
+    fn told(basis: &Basis, size: u64) -> io::Result<Vec<Bytes>> {
+        let mut parts = Vec::new();
+        basis.tell(size, &|| false, |sums| {
+            parts.push(sums);
+            Ok(())
+        })?;
+        Ok(parts)
+    }
+
+    /// All that a source knows of what was told.
+    fn known(block: u64, key: &[u8], parts: impl IntoIterator<Item = Bytes>) -> Known {
+        let (tell, more) = mpsc::channel();
+        let mut known = Known::new(block, key, more).unwrap();
+        for part in parts {
+            tell.send(part).unwrap();
+        }
+        drop(tell);
+        while !known.is_complete() {
+            known.wait();
+        }
+        known
+    }
+
     #[test]
     fn each_copy_has_a_key_of_its_own_that_is_told_and_not_shown() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(8192).unwrap();
-        let read = || Basis::read(file.try_clone().unwrap(), 8192, 2048, &|| false);
-        let (basis, told) = read().unwrap().unwrap();
-        let (_, other) = read().unwrap().unwrap();
-        assert_ne!(told.key, other.key);
-        assert_ne!(told.sums, other.sums);
-        let known = Known::new(2048, &told.key, &told.sums).unwrap();
+        let (basis, other) = (zeros(8192), zeros(8192));
+        assert_ne!(basis.key.bytes(), other.key.bytes());
+        let parts = told(&basis, 8192).unwrap();
+        assert_ne!(parts, told(&other, 8192).unwrap());
+        let known = known(2048, &basis.key.bytes(), parts);
         assert_eq!(known.is(3, &[0; 2048]), Some(basis.key.hash(&[0; 2048])));
         assert_eq!(known.is(4, &[0; 2048]), None);
         assert_eq!(known.is(3, &[1; 2048]), None);
@@ -404,21 +461,25 @@ mod tests {
     }
 
     #[test]
-    fn reading_what_a_target_has_stops_when_it_is_told_to() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(1 << 20).unwrap();
-        assert!(
-            Basis::read(file, 1 << 20, 2048, &|| true)
-                .unwrap()
-                .is_none()
-        );
+    fn what_a_target_has_is_told_in_parts_while_it_is_read() {
+        let size = 2 * PART_BYTES + 5 * 2048 + 7;
+        let basis = zeros(size);
+        let parts = told(&basis, size).unwrap();
+        let blocks: Vec<_> = parts.iter().map(|part| part.len() / SUM_BYTES).collect();
+        let whole = usize::try_from(PART_BYTES / 2048).unwrap();
+        assert_eq!(blocks, [whole, whole, 5]);
+        assert_eq!(known(2048, &basis.key.bytes(), parts).count(), size / 2048);
     }
 
     #[test]
-    fn a_target_whose_file_became_shorter_tells_nothing_of_it() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(5000).unwrap();
-        assert!(Basis::read(file, 8192, 2048, &|| false).is_err());
+    fn reading_what_a_target_has_stops_when_it_is_told_to() {
+        let told = zeros(1 << 20).tell(1 << 20, &|| true, |_| Err(io::ErrorKind::Other.into()));
+        told.unwrap();
+    }
+
+    #[test]
+    fn a_target_whose_file_became_shorter_tells_nothing_of_what_is_not_there() {
+        assert!(told(&zeros(5000), 8192).is_err());
     }
 
     fn slow(window: &[u8]) -> u32 {
@@ -450,7 +511,10 @@ mod tests {
 
         #[test]
         fn no_sums_make_a_source_panic(block: u64, sums: Vec<u8>, window: Vec<u8>) {
-            if let Ok(known) = Known::new(block, &key().0, &sums.into()) {
+            let (tell, more) = mpsc::channel();
+            tell.send(sums.into()).unwrap();
+            if let Ok(mut known) = Known::new(block, &key().0, more) {
+                known.wait();
                 let rolling = Rolling::of(&window).value();
                 known.may_have(rolling);
                 known.find(rolling, &window);
@@ -479,7 +543,7 @@ mod tests {
                 sum
             })
             .collect();
-        let known = Known::new(2048, &key().0, &sums.into()).unwrap();
+        let known = known(2048, &key().0, [sums.into()]);
         assert_eq!(known.find(0, &[0; 2048]), None);
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, Mode, copy_file_range, fstatfs, linkat, unlinkat};
 use rustix::io::Errno;
@@ -392,7 +392,7 @@ const LONG_TO_FREE: u64 = 256 << 20;
 
 /// Closes a file that has no name any more in a thread of its own: the system takes half a second to free
 /// 4 GiB then, for which nobody needs to wait.
-fn close_beside(older: Option<Basis>) {
+fn close_beside(older: Option<Arc<Basis>>) {
     if let Some(older) = older {
         // Where there is no thread it is closed here.
         let close = move || drop(older);

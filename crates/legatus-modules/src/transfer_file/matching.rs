@@ -22,7 +22,7 @@ const TELL_BYTES: u64 = 32 << 20;
 pub(super) struct Matching<'a> {
     reader: &'a mut Reader,
     file: &'a File,
-    known: &'a Known,
+    known: &'a mut Known,
     /// Contents from `start` on; `next` is where the window begins.
     room: Vec<u8>,
     filled: usize,
@@ -36,21 +36,23 @@ pub(super) struct Matching<'a> {
     run: Copy,
     /// Bytes that were found since the target was last told of them at once.
     untold: u64,
+    /// Windows that were no block since the last that was.
+    missed: usize,
 }
 
 impl<'a> Matching<'a> {
     pub(super) fn new(
         reader: &'a mut Reader,
         file: &'a File,
-        known: &'a Known,
+        known: &'a mut Known,
         offset: u64,
         whole: u64,
     ) -> Self {
         Self {
             reader,
             file,
-            known,
             room: vec![0; 2 * known.block().max(CHUNK_BYTES) + READ_BYTES],
+            known,
             filled: 0,
             sent: 0,
             next: 0,
@@ -58,6 +60,7 @@ impl<'a> Matching<'a> {
             whole,
             run: Copy::default(),
             untold: 0,
+            missed: 0,
         }
     }
 
@@ -87,6 +90,10 @@ impl<'a> Matching<'a> {
         let block = self.known.block();
         let mut rolling = None;
         while self.filled - self.next >= block {
+            if self.is_ahead() {
+                self.wait()?;
+                continue;
+            }
             let window = self
                 .room
                 .get(self.next..self.next + block)
@@ -112,10 +119,46 @@ impl<'a> Matching<'a> {
                 self.end_run()?;
             }
             self.step(&mut rolling, block);
+            if self.missed > block && !self.known.is_complete() {
+                // It may be of a part that the target has not told of.
+                while !self.known.is_complete() {
+                    self.wait()?;
+                }
+                (self.next, self.missed) = (self.sent, 0);
+                rolling = None;
+                continue;
+            }
             if self.next - self.sent >= CHUNK_BYTES {
                 self.send_literal()?;
             }
         }
+        Ok(())
+    }
+
+    /// Whether the target has not told so far yet: of what stands there, a little behind it, and what is
+    /// expected next.
+    fn is_ahead(&self) -> bool {
+        if self.known.is_complete() {
+            return false;
+        }
+        let block = self.known.block() as u64;
+        let place = self.read - (self.filled - self.next) as u64;
+        let expected = match self.run.count {
+            0 => 0,
+            count => self.run.first + count + 1,
+        };
+        self.known.count() < expected.max(place / block + 2)
+    }
+
+    /// Waits until the target has told of more, and lets it go on with what was found meanwhile.
+    fn wait(&mut self) -> Result<(), Stopped> {
+        if self.known.catch_up() {
+            return Ok(());
+        }
+        self.end_run()?;
+        self.reader.packer.flush()?;
+        self.untold = 0;
+        self.known.wait();
         Ok(())
     }
 
@@ -142,6 +185,7 @@ impl<'a> Matching<'a> {
             *rolling = Some(sum);
         }
         self.next += steps;
+        self.missed += steps;
     }
 
     fn found(&mut self, number: u64, hash: BlockHash) -> Result<(), Stopped> {
@@ -159,6 +203,7 @@ impl<'a> Matching<'a> {
         self.reader.reused(block as u64);
         self.next += block;
         self.sent = self.next;
+        self.missed = 0;
         self.untold += block as u64;
         if self.reader.transcript.is_due() {
             self.end_run()?;
@@ -215,12 +260,72 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
 
+    use prost::Message as _;
     use tokio::sync::mpsc;
 
     use super::*;
     use crate::transfer_file::compression::Compressor;
     use crate::transfer_file::delta::{self, Basis};
-    use crate::transfer_file::packer::Packer;
+    use crate::transfer_file::messages::SourceMessage;
+    use crate::transfer_file::packer::{Outgoing, Packer};
+
+    fn reader(outgoing: mpsc::Sender<Outgoing>) -> Reader {
+        Reader::new(
+            Packer::new(outgoing),
+            Compressor::new(None).unwrap(),
+            Arc::default(),
+            Arc::new(AtomicU64::new(0)),
+        )
+    }
+
+    #[test]
+    fn what_has_moved_far_is_found_once_the_target_has_told_of_it() {
+        const BLOCK: usize = 2048;
+        const BLOCKS: usize = 32;
+        let mut older = vec![0; BLOCK * BLOCKS];
+        blake3::Hasher::new().finalize_xof().fill(&mut older);
+        let newer: Vec<u8> = older.rchunks(BLOCK).flatten().copied().collect();
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&newer, 0).unwrap();
+        let size = newer.len() as u64;
+
+        let older_file = tempfile::tempfile().unwrap();
+        older_file.write_all_at(&older, 0).unwrap();
+        let basis = Basis::new(older_file, BLOCK as u64).unwrap();
+        let mut sums = Vec::new();
+        let tell = |part: bytes::Bytes| {
+            sums.extend_from_slice(&part);
+            Ok(())
+        };
+        basis.tell(size, &|| false, tell).unwrap();
+        // The first half is told at once, in which is nothing of what the newer file begins with.
+        let (first, second) = sums.split_at(sums.len() / 2);
+        let (tell, more) = std::sync::mpsc::channel();
+        tell.send(bytes::Bytes::copy_from_slice(first)).unwrap();
+        let mut known = Known::new(BLOCK as u64, &basis.key.bytes(), more).unwrap();
+
+        let (outgoing, mut told) = mpsc::channel(100);
+        let search = std::thread::spawn(move || {
+            let mut reader = reader(outgoing);
+            let search = Matching::new(&mut reader, &file, &mut known, 0, size);
+            assert!(matches!(search.run(), Ok(Ok(whole)) if whole == size));
+            reader.packer.flush().unwrap();
+        });
+        tell.send(bytes::Bytes::copy_from_slice(second)).unwrap();
+        drop(tell);
+        search.join().unwrap();
+        let mut copied = Vec::new();
+        while let Ok(Outgoing::Message(message)) = told.try_recv() {
+            for piece in SourceMessage::decode(message).unwrap().pieces {
+                match piece.piece {
+                    Some(Piece::Copy(copy)) => copied.extend(copy.first..copy.first + copy.count),
+                    other => panic!("sent: {other:?}"),
+                }
+            }
+        }
+        let backwards: Vec<_> = (0..BLOCKS as u64).rev().collect();
+        assert_eq!(copied, backwards);
+    }
 
     #[test]
     fn a_target_is_told_of_what_was_found_before_all_was_searched() {
@@ -228,17 +333,14 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
         let block = delta::block_bytes(size);
-        let read = Basis::read(file.try_clone().unwrap(), size, block, &|| false);
-        let (_, told) = read.unwrap().unwrap();
-        let known = Known::new(block, &told.key, &told.sums).unwrap();
+        let basis = Basis::new(file.try_clone().unwrap(), block).unwrap();
+        let (tell, more) = std::sync::mpsc::channel();
+        let tell = move |sums| tell.send(sums).map_err(std::io::Error::other);
+        basis.tell(size, &|| false, tell).unwrap();
+        let mut known = Known::new(block, &basis.key.bytes(), more).unwrap();
         let (outgoing, mut told) = mpsc::channel(10);
-        let mut reader = Reader::new(
-            Packer::new(outgoing),
-            Compressor::new(None).unwrap(),
-            Arc::default(),
-            Arc::new(AtomicU64::new(0)),
-        );
-        let search = Matching::new(&mut reader, &file, &known, 0, size);
+        let mut reader = reader(outgoing);
+        let search = Matching::new(&mut reader, &file, &mut known, 0, size);
         assert!(matches!(search.run(), Ok(Ok(whole)) if whole == size));
         let mut messages = 0;
         while told.try_recv().is_ok() {

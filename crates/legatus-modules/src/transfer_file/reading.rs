@@ -98,11 +98,11 @@ impl Reader {
                     }
                 }
             };
-            self.order(&order)?;
+            self.order(order)?;
         }
     }
 
-    fn order(&mut self, order: &Order) -> Result<(), Stopped> {
+    fn order(&mut self, mut order: Order) -> Result<(), Stopped> {
         self.entry = order.entry;
         // What was said of an earlier attempt does not count.
         if self.is_unwanted() {
@@ -114,9 +114,9 @@ impl Reader {
         };
         self.gauge.current(name);
         let read = match open(&order.record) {
-            Ok(Opened { file, stat }) => self.file(order, &file, &stat)?,
+            Ok(Opened { file, stat }) => self.file(&mut order, &file, &stat)?,
             Err(error) => {
-                self.begin(order, &order.record.stat)?;
+                self.begin(&order, &order.record.stat)?;
                 Err(error)
             }
         };
@@ -164,7 +164,7 @@ impl Reader {
 
     fn file(
         &mut self,
-        order: &Order,
+        order: &mut Order,
         file: &File,
         stat: &Stat,
     ) -> Result<Result<u64, Useless>, Stopped> {
@@ -172,7 +172,7 @@ impl Reader {
         self.gauge.advance(offset, 0);
         self.compressor.next_file();
         let whole = size(stat);
-        let read = match &order.known {
+        let read = match &mut order.known {
             Some((known, _)) => Matching::new(self, file, known, offset, whole).run()?,
             None if whole == 0 => self.unsized_file(file, stat)?,
             None => self.contents(file, stat, offset)?,

@@ -253,6 +253,8 @@ fn pack(notices: Vec<Notice>, side: Side<'_>) -> Vec<Bytes> {
             Notice::Wanted(entry) => wanted.push(entry),
             Notice::Settled(entry) => settled.push(entry),
             Notice::Rest(told) => rest.push(Answer::Rest(told)),
+            // Behind their rest.
+            Notice::Sums(sums) => rest.push(Answer::Sums(sums)),
             Notice::Skip(entry) => others.push(Answer::Skip(entry)),
             Notice::AtSource(failure) => side.report_there(&failure),
             Notice::AtTarget(failure) if !side.report_here(&failure) => {

@@ -1,6 +1,7 @@
 //! The half that reads, as a whole: one thread walks and tells, one reads what is wanted, a task
 //! sends, a task listens.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -14,14 +15,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::compression::Compressor;
-use super::delta::Known;
+use super::delta::{Known, SUMS_BYTES};
 use super::engine::Side;
 use super::filter::Filter;
 use super::folders::Open;
 use super::ledger::Ledger;
 use super::listing::Lister;
 use super::messages::answer::Answer;
-use super::messages::{Finished, MALFORMED, Misbehaved, Options, Rest, TargetMessage};
+use super::messages::{Finished, MALFORMED, Misbehaved, Options, Rest, Sums, TargetMessage};
 use super::opening::Root;
 use super::pacing::Pace;
 use super::packer::{Outgoing, Packer};
@@ -138,6 +139,7 @@ pub(super) async fn run_source(
         name,
         named: (Vec::new(), 0),
         with_sums: Arc::default(),
+        told_of: HashMap::new(),
         placed: job.placed,
     };
     let ((), (), target) = tokio::try_join!(opening, sending, listener.listen(receiver))?;
@@ -186,9 +188,18 @@ struct Listener<'a> {
     /// Who waits for the paths that are named.
     name: Option<oneshot::Sender<Vec<Bytes>>>,
     named: (Vec<Bytes>, usize),
-    /// Held by each order with sums of blocks, which take memory.
+    /// Held by each order with sums of blocks, which take memory, and while more of them come.
     with_sums: Arc<()>,
+    /// Files of whose blocks more is told, by their entries.
+    told_of: HashMap<u64, ToldOf>,
     placed: &'a Placing,
+}
+
+/// A file of whose blocks more is told.
+struct ToldOf {
+    tell: std_mpsc::Sender<Bytes>,
+    bytes: u64,
+    _held: Arc<()>,
 }
 
 impl Listener<'_> {
@@ -222,6 +233,7 @@ impl Listener<'_> {
                 }
             }
             Answer::Rest(rest) => self.rest(&rest)?,
+            Answer::Sums(sums) => self.sums(sums)?,
             Answer::Settled(range) => {
                 let (files, bytes) = self.ledger.settle(range.first, range.count)?;
                 self.gauge.advance(bytes, files);
@@ -242,16 +254,38 @@ impl Listener<'_> {
         Ok(())
     }
 
-    fn rest(&self, rest: &Rest) -> Result<(), Misbehaved> {
+    fn rest(&mut self, rest: &Rest) -> Result<(), Misbehaved> {
         let known = match rest.block_bytes {
             0 => None,
-            block if Arc::strong_count(&self.with_sums) <= 2 * WITH_SUMS => {
+            block if Arc::strong_count(&self.with_sums) <= 4 * WITH_SUMS => {
+                let (tell, more) = std_mpsc::channel();
+                let told_of = ToldOf {
+                    tell,
+                    bytes: 0,
+                    _held: Arc::clone(&self.with_sums),
+                };
+                self.told_of.insert(rest.entry, told_of);
                 let held = Arc::clone(&self.with_sums);
-                Some((Known::new(block, &rest.key, &rest.sums)?, held))
+                Some((Known::new(block, &rest.key, more)?, held))
             }
             _ => return Err(Misbehaved("too many sums of blocks")),
         };
         self.order(rest.entry, rest.offset, known)
+    }
+
+    fn sums(&mut self, sums: Sums) -> Result<(), Misbehaved> {
+        let told_of = self.told_of.get_mut(&sums.entry);
+        let told_of = told_of.ok_or(Misbehaved("sums of blocks of no file"))?;
+        told_of.bytes += sums.sums.len() as u64;
+        if told_of.bytes > SUMS_BYTES {
+            return Err(Misbehaved("too many sums of blocks"));
+        }
+        // The file may be done with already.
+        told_of.tell.send(sums.sums).ok();
+        if sums.last {
+            self.told_of.remove(&sums.entry);
+        }
+        Ok(())
     }
 
     fn order(

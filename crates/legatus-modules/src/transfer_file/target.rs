@@ -62,6 +62,7 @@ impl From<TargetError> for Fault {
 pub(super) enum Notice {
     Wanted(u64),
     Rest(super::messages::Rest),
+    Sums(super::messages::Sums),
     Settled(u64),
     /// An entry that the source could not read.
     AtSource(Failure),
@@ -83,7 +84,7 @@ pub(super) struct Pending {
     /// As the source told it.
     pub(super) size: u64,
     /// The older file, if its blocks were told.
-    pub(super) basis: Option<Basis>,
+    pub(super) basis: Option<Arc<Basis>>,
     /// What was kept of an interrupted copy.
     pub(super) partial: Option<(super::partial::Partial, File)>,
     /// It did not arrive as it was: it is asked for once more.
