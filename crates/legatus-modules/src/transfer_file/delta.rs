@@ -16,14 +16,14 @@ use super::messages::Misbehaved;
 /// Files shorter than this are sent whole: that costs less than looking.
 pub(super) const DELTA_BYTES: u64 = 64 << 10;
 
-/// Blocks of a file, at most: their sums fit into one message (786,432 bytes).
+/// Blocks of a file, at most: their sums take 786,432 bytes.
 const BLOCKS: u64 = 65_536;
 
 /// Length of a block in bytes, at most: two of them are in memory at a time.
 pub(super) const BLOCK_BYTES: u64 = 16 << 20;
 
 /// Length of the sums of a block: 4 bytes of the rolling checksum, 8 of the hash.
-const SUM_BYTES: usize = 12;
+pub(super) const SUM_BYTES: usize = 12;
 
 /// Length of the sums of a file, at most.
 pub(super) const SUMS_BYTES: u64 = BLOCKS * SUM_BYTES as u64;
@@ -205,7 +205,7 @@ impl Basis {
     pub(super) fn tell(
         &self,
         size: u64,
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
         mut tell: impl FnMut(Bytes) -> io::Result<()>,
     ) -> io::Result<()> {
         let count = size / self.block;
@@ -214,7 +214,8 @@ impl Basis {
         while next < count && !stop() {
             let end = count.min(next + together);
             let half = next + (end - next) / 2;
-            let (second, first) = beside(|| self.sums(half..end), || self.sums(next..half))?;
+            let read = |blocks| self.sums(blocks, stop);
+            let (second, first) = beside(|| read(half..end), || read(next..half))?;
             let mut sums = first?;
             sums.extend(second?);
             tell(sums.into())?;
@@ -223,7 +224,11 @@ impl Basis {
         Ok(())
     }
 
-    fn sums(&self, blocks: std::ops::Range<u64>) -> io::Result<Vec<u8>> {
+    fn sums(
+        &self,
+        blocks: std::ops::Range<u64>,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> io::Result<Vec<u8>> {
         let length = usize::try_from(self.block).unwrap_or(usize::MAX);
         // Some blocks with one system call.
         let together = (READ_BYTES / self.block).max(1);
@@ -231,6 +236,9 @@ impl Basis {
         let mut sums = Vec::new();
         let mut next = blocks.start;
         while next < blocks.end {
+            if stop() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             let count = together.min(blocks.end - next);
             let bytes = usize::try_from(count * self.block).unwrap_or(usize::MAX);
             let room = room.get_mut(..bytes).unwrap_or_default();
@@ -250,9 +258,9 @@ impl Basis {
 pub(super) struct Known {
     block: usize,
     key: BlockKey,
-    /// By rolling checksum: the last of the blocks that have it.
-    last: HashMap<u32, u32, Plain>,
-    /// For each block its hash, and the one before it with the same rolling checksum.
+    /// By rolling checksum: the first and the last of the blocks that have it.
+    ends: HashMap<u32, (u32, u32), Plain>,
+    /// For each block its hash, and the next with the same rolling checksum.
     blocks: Vec<([u8; 8], Option<u32>)>,
     /// Bits of rolling checksums that occur: most windows are told from all blocks by one look here.
     filter: Vec<u64>,
@@ -300,7 +308,7 @@ impl Known {
         Ok(Self {
             block: usize::try_from(block).map_err(|_| bad)?,
             key: BlockKey::told(key).ok_or(bad)?,
-            last: HashMap::default(),
+            ends: HashMap::default(),
             blocks: Vec::new(),
             filter: vec![0; 1 << (FILTER_BITS - 6)],
             more: Some(more),
@@ -342,9 +350,15 @@ impl Known {
             let Ok(number) = u32::try_from(self.blocks.len()) else {
                 return;
             };
-            let other = self.last.insert(rolling, number);
+            let (_, last) = self.ends.entry(rolling).or_insert((number, number));
+            let before = std::mem::replace(last, number);
+            if before != number
+                && let Some((_, next)) = self.blocks.get_mut(before as usize)
+            {
+                *next = Some(number);
+            }
             let hash = hash.try_into().unwrap_or_default();
-            self.blocks.push((hash, other));
+            self.blocks.push((hash, None));
             let (word, bit) = place(rolling);
             if let Some(word) = self.filter.get_mut(word) {
                 *word |= bit;
@@ -373,7 +387,7 @@ impl Known {
 
     /// The block that this window is, and its hash.
     pub(super) fn find(&self, rolling: u32, window: &[u8]) -> Option<(u64, BlockHash)> {
-        let mut next = Some(*self.last.get(&rolling)?);
+        let mut next = Some(self.ends.get(&rolling)?.0);
         let of_window = self.key.hash(window);
         for _ in 0..CANDIDATES {
             let number = next?;
@@ -468,7 +482,15 @@ mod tests {
         let blocks: Vec<_> = parts.iter().map(|part| part.len() / SUM_BYTES).collect();
         let whole = usize::try_from(PART_BYTES / 2048).unwrap();
         assert_eq!(blocks, [whole, whole, 5]);
-        assert_eq!(known(2048, &basis.key.bytes(), parts).count(), size / 2048);
+        let known = known(2048, &basis.key.bytes(), parts);
+        assert_eq!(known.count(), size / 2048);
+        let zeros = [0; 2048];
+        let found = known.find(Rolling::of(&zeros).value(), &zeros);
+        assert_eq!(
+            found,
+            Some((0, basis.key.hash(&zeros))),
+            "the first of equal ones"
+        );
     }
 
     #[test]
@@ -524,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_such_that_the_sums_of_any_file_fit_into_a_message() {
+    fn blocks_are_such_that_the_sums_of_any_file_are_few() {
         for size in [1, DELTA_BYTES, 1 << 20, 1 << 30, 4 << 30, 1 << 40, u64::MAX] {
             let block = block_bytes(size);
             let blocks = size.checked_div(block).unwrap_or(0);

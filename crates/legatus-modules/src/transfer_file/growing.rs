@@ -380,9 +380,7 @@ impl Ready {
                 self.file.staged.commit(place, name)
             }
         };
-        if self.bytes >= LONG_TO_FREE {
-            close_beside(self.pending.basis);
-        }
+        close_beside(self.pending.basis);
         named
     }
 }
@@ -393,7 +391,12 @@ const LONG_TO_FREE: u64 = 256 << 20;
 /// Closes a file that has no name any more in a thread of its own: the system takes half a second to free
 /// 4 GiB then, for which nobody needs to wait.
 fn close_beside(older: Option<Arc<Basis>>) {
-    if let Some(older) = older {
+    if let Some(older) = older
+        && older
+            .file
+            .metadata()
+            .is_ok_and(|stat| stat.len() >= LONG_TO_FREE)
+    {
         // Where there is no thread it is closed here.
         let close = move || drop(older);
         std::thread::Builder::new().spawn(close).ok();

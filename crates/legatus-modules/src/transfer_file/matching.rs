@@ -38,6 +38,8 @@ pub(super) struct Matching<'a> {
     untold: u64,
     /// Windows that were no block since the last that was.
     missed: usize,
+    /// The block behind the last that was found, if the window stands behind that.
+    expected: Option<u64>,
 }
 
 impl<'a> Matching<'a> {
@@ -61,6 +63,7 @@ impl<'a> Matching<'a> {
             run: Copy::default(),
             untold: 0,
             missed: 0,
+            expected: None,
         }
     }
 
@@ -99,12 +102,11 @@ impl<'a> Matching<'a> {
                 .get(self.next..self.next + block)
                 .unwrap_or_default();
             // Most often what follows a block is the next one: then no rolling checksum is needed.
-            if self.run.count > 0 && rolling.is_none() {
-                let expected = self.run.first + self.run.count;
-                if let Some(hash) = self.known.is(expected, window) {
-                    self.found(expected, hash)?;
-                    continue;
-                }
+            if let Some(expected) = self.expected
+                && let Some(hash) = self.known.is(expected, window)
+            {
+                self.found(expected, hash)?;
+                continue;
             }
             let sum = *rolling.get_or_insert_with(|| Rolling::of(window));
             let value = Rolling::value(sum);
@@ -115,12 +117,12 @@ impl<'a> Matching<'a> {
                 rolling = None;
                 continue;
             }
-            if self.run.count > 0 {
-                self.end_run()?;
-            }
+            self.expected = None;
+            self.end_run()?;
             self.step(&mut rolling, block);
             if self.missed > block && !self.known.is_complete() {
-                // It may be of a part that the target has not told of.
+                // It may be of a part that the target has not told of. What was sent meanwhile, of long
+                // blocks, is not looked at again.
                 while !self.known.is_complete() {
                     self.wait()?;
                 }
@@ -143,10 +145,7 @@ impl<'a> Matching<'a> {
         }
         let block = self.known.block() as u64;
         let place = self.read - (self.filled - self.next) as u64;
-        let expected = match self.run.count {
-            0 => 0,
-            count => self.run.first + count + 1,
-        };
+        let expected = self.expected.map_or(0, |expected| expected + 1);
         self.known.count() < expected.max(place / block + 2)
     }
 
@@ -204,6 +203,7 @@ impl<'a> Matching<'a> {
         self.next += block;
         self.sent = self.next;
         self.missed = 0;
+        self.expected = Some(number + 1);
         self.untold += block as u64;
         if self.reader.transcript.is_due() {
             self.end_run()?;

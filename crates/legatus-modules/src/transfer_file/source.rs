@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::compression::Compressor;
-use super::delta::{Known, SUMS_BYTES};
+use super::delta::{Known, SUM_BYTES, SUMS_BYTES};
 use super::engine::Side;
 use super::filter::Filter;
 use super::folders::Open;
@@ -276,12 +276,19 @@ impl Listener<'_> {
     fn sums(&mut self, sums: Sums) -> Result<(), Misbehaved> {
         let told_of = self.told_of.get_mut(&sums.entry);
         let told_of = told_of.ok_or(Misbehaved("sums of blocks of no file"))?;
-        told_of.bytes += sums.sums.len() as u64;
+        let bytes = sums.sums.len();
+        told_of.bytes += bytes as u64;
         if told_of.bytes > SUMS_BYTES {
             return Err(Misbehaved("too many sums of blocks"));
         }
-        // The file may be done with already.
-        told_of.tell.send(sums.sums).ok();
+        if !bytes.is_multiple_of(SUM_BYTES) || (bytes == 0 && !sums.last) {
+            return Err(Misbehaved("sums of blocks that cannot be"));
+        }
+        if bytes > 0 {
+            // Not a slice of a whole message. The file may be done with already.
+            let sums = Bytes::copy_from_slice(&sums.sums);
+            told_of.tell.send(sums).ok();
+        }
         if sums.last {
             self.told_of.remove(&sums.entry);
         }

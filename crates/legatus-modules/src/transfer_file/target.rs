@@ -104,6 +104,8 @@ pub(super) struct Shared {
     /// `None` when nothing more is told.
     notices: Mutex<Option<mpsc::Sender<Vec<Notice>>>>,
     waiting: Mutex<Vec<Notice>>,
+    /// Held by whoever sends what waited.
+    sending: Mutex<()>,
     pending: Mutex<HashMap<u64, Pending>>,
     /// Files that are wanted and not settled.
     outstanding: AtomicU64,
@@ -133,6 +135,7 @@ impl Shared {
             gauge,
             notices: Mutex::new(Some(notices)),
             waiting: Mutex::default(),
+            sending: Mutex::default(),
             pending: Mutex::default(),
             outstanding: AtomicU64::new(0),
             with_sums: super::gate::Gate::new(super::source::WITH_SUMS),
@@ -337,6 +340,8 @@ impl Shared {
 
     /// Sends what was told.
     pub(super) fn flush(&self) -> Result<(), TargetError> {
+        // What is told first is sent first, whichever thread does it.
+        let _turn = lock(&self.sending);
         let notices = std::mem::take(&mut *lock(&self.waiting));
         if notices.is_empty() {
             return Ok(());

@@ -40,6 +40,9 @@ struct ListeningThere {
 /// to learn that a connection is lost (two of its pings).
 const FREE_WITHIN: Duration = Duration::from_secs(40);
 
+/// A pause before it is asked once more.
+const FREE_PAUSE: Duration = Duration::from_millis(500);
+
 /// Whether the system chooses the port.
 fn is_any_port(at: &SocketName) -> bool {
     matches!(at, SocketName::Tcp { port: 0, .. })
@@ -122,7 +125,7 @@ impl<'a> Forwarding<'a> {
             match ended {
                 // Who listened there before may not have gone yet.
                 Outcome::Failed(_) if until.is_some_and(|until| Instant::now() < until) => {
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(FREE_PAUSE).await;
                 }
                 ended => {
                     *used = self.reconnecting.after(*used, ended).await?;
@@ -287,7 +290,9 @@ impl<'a> Forwarding<'a> {
             let listening = match self.listen_there_again(&at, &mut used, ended).await {
                 Ok(listening) => listening,
                 // What is open goes on until the server has gone, which whoever holds it tells.
-                Err(Outcome::Lost(_)) if in_good_order => std::future::pending().await,
+                Err(Outcome::Lost(_) | Outcome::Unavailable(_)) if in_good_order => {
+                    std::future::pending().await
+                }
                 Err(outcome) => return outcome,
             };
             self.reconnecting.opened().await;
