@@ -50,28 +50,6 @@ pub(super) struct Rolling {
 impl Rolling {
     /// Of a whole window.
     pub(super) fn of(window: &[u8]) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            #[expect(unsafe_code, reason = "the compiler cannot know the processor")]
-            // SAFETY: the processor has AVX2, which is all that the function needs.
-            return unsafe { Self::of_avx2(window) };
-        }
-        Self::summed(window)
-    }
-
-    /// The same in vectors of twice the length.
-    ///
-    /// # Safety
-    ///
-    /// The processor must have AVX2.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2")]
-    fn of_avx2(window: &[u8]) -> Self {
-        Self::summed(window)
-    }
-
-    #[inline(always)]
-    fn summed(window: &[u8]) -> Self {
         const LANES: u32 = 32;
         // Lane by lane: the sum of its bytes, and the sum of that sum before each group. Nothing but
         // additions that do not wait for one another, so that the compiler makes vectors of them.
@@ -523,7 +501,6 @@ mod tests {
             let length = length.min(bytes.len());
             let long = u32::try_from(length).unwrap();
             let mut rolling = Rolling::of(&bytes[..length]);
-            prop_assert_eq!(rolling, Rolling::summed(&bytes[..length]), "on any processor");
             prop_assert_eq!(rolling.value(), slow(&bytes[..length]));
             for start in 1..=bytes.len() - length {
                 rolling.roll(long, bytes[start - 1], bytes[start + length - 1]);

@@ -5,11 +5,13 @@ use std::ffi::OsString;
 use clap::Command;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
+use legatus_core::{Registry, Spec, Target};
 use legatus_modules::{forward, shell};
 
 /// Adds advice to an error about a word that was not expected, in the place of clap's.
 pub(super) fn advise(
     mut error: clap::Error,
+    registry: &Registry,
     command: &Command,
     command_line: &[OsString],
 ) -> clap::Error {
@@ -20,7 +22,8 @@ pub(super) fn advise(
         let subcommand = command.find_subcommand(word)?;
         Some(subcommand.get_name())
     });
-    let Some(advice) = used.and_then(|used| advice(used, unexpected)) else {
+    let module = used.and_then(|used| registry.resolve_alias(used).ok());
+    let Some(advice) = module.and_then(|(module, _)| advice(module.spec(), unexpected)) else {
         return error;
     };
     let advice = ContextValue::StyledStrs(vec![StyledStr::from(advice)]);
@@ -28,10 +31,10 @@ pub(super) fn advise(
     error
 }
 
-fn advice(subcommand: &str, unexpected: &str) -> Option<&'static str> {
-    let copies = matches!(subcommand, "cp" | "transfer-file");
+fn advice(module: &Spec, unexpected: &str) -> Option<&'static str> {
+    let copies = module.target == Target::InLocations;
     Some(match unexpected {
-        word if subcommand == shell::NAME && !word.starts_with('-') => {
+        word if module.name == shell::NAME && !word.starts_with('-') => {
             "what is to run stands behind `--`: legatus shell HOST -- COMMAND"
         }
         "-p" | "-a" if copies => {
@@ -47,7 +50,7 @@ fn advice(subcommand: &str, unexpected: &str) -> Option<&'static str> {
         "-l" => "the server says as whom calls run, by the identity of the certificate",
         "-o" => "`legatus rsh` understands the options of ssh",
         "-v" => "--log-level debug tells more",
-        "-L" | "-R" | "-D" | "-W" | "-N" if subcommand != forward::NAME => {
+        "-L" | "-R" | "-D" | "-W" | "-N" if module.name != forward::NAME => {
             "`legatus forward` forwards ports"
         }
         _ => return None,

@@ -100,7 +100,7 @@ pub fn parse(
             Some(command_line) => command.try_get_matches_from_mut(command_line)?,
             None => {
                 let error = with_nearest(error, &command);
-                return Err(habits::advise(error, &command, &command_line));
+                return Err(habits::advise(error, registry, &command, &command_line));
             }
         },
     };
