@@ -249,10 +249,10 @@ moved() {
     see "$seen"
     # It waits for a key now.
     press Enter '~' d
-    # Behind what the program has left on the screen.
-    see 'local>$'
-    type_line "printf '\\033[?1049l\\033[m'; clear"
+    # The screen of before is there again.
+    see 'legatus: detached; .legatus attach HOST moved. returns to the session'
     see '^local>$'
+    if sees "$seen"; then fail "the program is still on the screen"; fi
     terminal resize-window -x 120 -y 40
     type_line "'$LEGATUS' attach $host moved"
     see "$seen"
@@ -260,8 +260,9 @@ moved() {
     kill -KILL "$server_pid"
     see 'reconnecting' 30
     serve_again
-    see 'connected again' 30
-    # What the client says of its connection stands on the screen until that is drawn again.
+    # What the client says of its connection stands on the screen until the program draws it anew.
+    await 30 "it draws over what was told of the connection" told_nothing
+    await 15 "it fills the terminal still" "$redrawn" 120 40
     terminal resize-window -x 110 -y 35
     await 15 "it fills another terminal after the server's end" "$redrawn" 110 35
     press q
@@ -270,6 +271,7 @@ moved() {
     see 'local>$'
 }
 
+told_nothing() { ! sees 'reconnecting|connected again'; }
 less_fills() { (($(screen | grep -c '^line [0-9]*$') == $2 - 1)); }
 htop_fills() { screen | sed -n "$2p" | grep -q F10; }
 vim_fills() {
