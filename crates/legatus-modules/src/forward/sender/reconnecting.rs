@@ -64,7 +64,7 @@ impl<'a> Reconnecting<'a> {
         }
         // The last one was of no use: not at once again.
         let mut pauses = state.away.is_some();
-        let mut away = *state.away.get_or_insert_with(Away::new);
+        let mut away = state.away.unwrap_or_else(Away::new);
         let found = loop {
             if pauses {
                 if away.is_longer_than(self.patience) {

@@ -36,6 +36,16 @@ struct ListeningThere {
     names: Vec<SocketName>,
 }
 
+impl ListeningThere {
+    /// The port that was given, if it is one.
+    fn port(&self) -> Option<u16> {
+        self.names.iter().find_map(|name| match name {
+            SocketName::Tcp { port, .. } => Some(*port),
+            SocketName::Unix(_) => None,
+        })
+    }
+}
+
 /// How long a place there may be taken yet when the server is to listen on it again: so long it may take
 /// to learn that a connection is lost (two of its pings).
 const FREE_WITHIN: Duration = Duration::from_secs(40);
@@ -76,11 +86,7 @@ impl<'a> Forwarding<'a> {
                 })?;
                 if self.is_quiet && is_any_port(&at) {
                     // Nobody could know otherwise; the words are those of ssh.
-                    let port = listening.names.iter().find_map(|name| match name {
-                        SocketName::Tcp { port, .. } => Some(*port),
-                        SocketName::Unix(_) => None,
-                    });
-                    let port = port.unwrap_or_default();
+                    let port = listening.port().unwrap_or_default();
                     let line = format!("Allocated port {port} for remote forward to {to}");
                     self.local.report(&line);
                 }
@@ -259,10 +265,8 @@ impl<'a> Forwarding<'a> {
         announce: mpsc::Sender<Announced>,
     ) -> Outcome {
         // The port that was given once is kept: it may have been told to others.
-        let at = match (at, listening.names.first()) {
-            (SocketName::Tcp { host, port: 0 }, Some(&SocketName::Tcp { port, .. })) => {
-                SocketName::Tcp { host, port }
-            }
+        let at = match (at, listening.port()) {
+            (SocketName::Tcp { host, port: 0 }, Some(port)) => SocketName::Tcp { host, port },
             (at, _) => at,
         };
         let mut used = 0;
