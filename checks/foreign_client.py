@@ -8,7 +8,9 @@ The certificate, its key and the CA are in the files that LEGATUS_CERT, LEGATUS_
 import os
 import platform
 import queue
+import socket
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -16,6 +18,7 @@ import uuid
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from legatus.forward.v1 import forward_pb2
 from legatus.shell.v1 import shell_pb2
 from legatus.v1 import legatus_pb2, legatus_pb2_grpc
 
@@ -39,8 +42,8 @@ def connect(address):
 class Call:
     """One invocation: messages to send go into a queue, replies are read as they come."""
 
-    def __init__(self, stub, module, request=b"", **fields):
-        self.id = uuid.uuid4().hex
+    def __init__(self, stub, module, request=b"", id=None, **fields):
+        self.id = id or uuid.uuid4().hex
         self.requests = queue.Queue()
         self.requests.put(
             legatus_pb2.CallRequest(
@@ -63,7 +66,7 @@ class Call:
             assert self.outcome is None, "something follows the outcome"
             if reply.WhichOneof("part") == "outcome":
                 self.outcome = reply.outcome
-            else:
+            elif reply.WhichOneof("part") == "message":
                 yield shell_pb2.Output.FromString(reply.message)
         assert self.outcome is not None, "the call ended without an outcome"
 
@@ -324,7 +327,54 @@ def many_calls_run_at_once(channel, stub):
     assert results == {number: f"{number}\n".encode() for number in range(40)}
 
 
+def attaching_runs_nothing(channel, stub):
+    """What a client says beside the session that it wants was not looked at by policy."""
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        marker = os.path.join(folder, "marker")
+        command = shell_pb2.Command(arguments=[b"touch", marker.encode()])
+        tcp = forward_pb2.Tcp(host="127.0.0.1", port=listener.getsockname()[1])
+        requests = {
+            "shell": shell_pb2.Request(command=command),
+            "forward": forward_pb2.Request(connect=forward_pb2.Socket(tcp=tcp)),
+        }
+        for module, request in requests.items():
+            for resume in False, True:
+                attach = legatus_pb2.Attach(session=uuid.uuid4().hex, resume=resume)
+                call = Call(stub, module, request.SerializeToString(), attach=attach)
+                expect_kind(call.finish()[2], "lost")
+        assert not os.path.exists(marker)
+        listener.settimeout(0)
+        try:
+            listener.accept()
+        except BlockingIOError:
+            return
+        raise AssertionError("a connection was made")
+
+
+def a_call_in_doubt_begins_once(channel, stub):
+    """However often it is said, as clients do whose connections are lost before the first answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = os.path.join(folder, "runs")
+        command = shell_pb2.Command(arguments=[b"sh", b"-c", f"echo ran >>{runs}; exit 3".encode()])
+        request = shell_pb2.Request(command=command).SerializeToString()
+        id = uuid.uuid4().hex
+        attach = legatus_pb2.Attach(session=id, resume=True, or_open=True)
+        keeping = legatus_pb2.Keeping(linger_milliseconds=10_000, keep_milliseconds=1_000)
+        calls = [Call(stub, "shell", request, id=id, attach=attach, keeping=keeping) for _ in range(10)]
+        outcomes = []
+        for call in calls:
+            try:
+                outcomes.append(call.finish()[2])
+            except (grpc.RpcError, AssertionError):
+                pass  # another has taken its place
+        assert any(outcome.exit == 3 for outcome in outcomes), outcomes
+        with open(runs) as file:
+            assert file.read() == "ran\n"
+
+
 TESTS = [
+    attaching_runs_nothing,
+    a_call_in_doubt_begins_once,
     reads_describe,
     gets_health,
     lists_services_by_reflection,

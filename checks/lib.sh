@@ -41,9 +41,10 @@ if ((EUID == 0)); then run_as=(--run-as root); else run_as=(); fi
 
 # --- running checks ---------------------------------------------------------------------------
 
-# check NAME COMMAND...: runs it; says `ok NAME`, or `FAIL NAME` with everything that it said.
+# check NAME COMMAND...: runs it; says `ok NAME`, with the time if it took long, or `FAIL NAME` with
+# everything that it said.
 check() {
-    local name=$1 result=0
+    local name=$1 result=0 begun=$SECONDS took=
     shift
     if [[ -n ${CHECKS_ONLY:-} && ! $name =~ $CHECKS_ONLY ]]; then return; fi
     set +e
@@ -56,8 +57,9 @@ check() {
     ) >"$work/said" 2>&1
     result=$?
     set -e
+    if ((SECONDS - begun >= 10)); then took=" ($((SECONDS - begun)) s)"; fi
     case $result in
-    0) echo "ok $name" ;;
+    0) echo "ok $name$took" ;;
     77) echo "skipped $name: $(tail -n 1 "$work/said")" ;;
     *)
         failures=$((failures + 1))

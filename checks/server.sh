@@ -82,7 +82,10 @@ action = "allow"
 identity = "alice"
 action = "allow"
 END
+    # It may be installed later.
+    printf '[[rule]]\nidentity = "eve"\nmodule = "shel"\naction = "deny"\n' >>"$work/policy.toml"
     start_server --policy "$work/policy.toml"
+    grep -q 'about nothing.*shel.*did you mean .shell' "$server_log" || fail "a misspelled module is not told"
     echo shown >"$work/readable"
     run as_bob cp "$host:$work/readable" "$work/read"
     expect_status 0
@@ -112,9 +115,14 @@ END
     await 5 "the policy is reloaded" grep -q 'policy reloaded' "$server_log"
     run as_bob shell "$host" -- echo allowed
     expect_out allowed
+    printf '[[rule]]\nidentity = "*"\nmodule = "cp"\naction = "deny"\n' >"$work/policy.toml"
+    kill -HUP "$server_pid"
+    await 5 "the alias is told" grep -q "keeping the old policy.*is about .cp., which is no module's name" "$server_log"
+    run legatus shell "$host" -- true
+    expect_status 0
     echo 'not a policy' >"$work/policy.toml"
     kill -HUP "$server_pid"
-    await 5 "the broken policy is told" grep -q 'keeping the old policy' "$server_log"
+    await 5 "the broken policy is told" eval '(($(grep -c "keeping the old policy" "$server_log") == 2))'
     run as_bob shell "$host" -- echo allowed
     expect_out allowed
     : >"$work/policy.toml"

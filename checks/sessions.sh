@@ -210,6 +210,65 @@ ended_sessions_are_forgotten() {
     await 10 "its outcome is wanted no more" lists_no ' brief '
 }
 
+detached_calls_that_end_at_once_are_kept() {
+    start_server
+    local number id
+    for number in {1..20}; do
+        run legatus shell "$host" --detach -- sh -c "echo quick $number; exit $number"
+        expect_status 0
+        id=$(<"$out")
+        run legatus attach "$host" "$id"
+        expect_status "$number"
+        expect_out "quick $number"
+    done
+    await 10 "no holder is left" no_holder_left
+    # Its end is noted once, and only once.
+    local ends
+    ends=$(grep '"event":"end"' "$state/audit.jsonl" | grep -c "$id") || true
+    same "ends of the last in the audit" 1 "$ends"
+    run legatus shell "$host" --detach -- /no/such/program
+    expect_status 127
+    expect_err 'cannot run'
+    run legatus shell local --detach -- true
+    expect_status 255
+    expect_err 'cannot be detached'
+    end_all
+}
+
+no_name_means_no_session() {
+    start_server
+    run legatus shell "$host" --detach -- sleep 1000
+    expect_status 0
+    run legatus end "$host" ''
+    expect_status 2
+    run legatus attach "$host" ''
+    expect_status 2
+    same "sessions" 1 "$(legatus --json sessions "$host" | wc -l)"
+    end_all
+}
+
+# A user may stop the process that holds a session: others must not wait for it.
+stopped_holders_are_left_out() {
+    start_server
+    local id
+    # shellcheck disable=SC2016
+    run legatus shell "$host" --detach --name stopped -- sh -c 'echo $PPID >"$0"; sleep 1; kill -STOP $PPID; exec sleep 1000' \
+        "$work/holder"
+    run legatus shell "$host" --detach --name lively -- sleep 1000
+    expect_status 0
+    await 10 "the holder is known" test -s "$work/holder"
+    await 10 "it is stopped" grep -q '^State:.*stopped' "/proc/$(<"$work/holder")/status"
+    run timeout 60 "$LEGATUS" end "$host" lively
+    expect_status 0
+    run timeout 60 "$LEGATUS" attach "$host" lively
+    expect_status 130
+    grep -q '"event":"wish".*"identity":"alice".*end ' "$state/audit.jsonl" || fail "who ended it is not in the audit"
+    kill -CONT "$(<"$work/holder")"
+    run legatus end "$host" stopped
+    expect_status 0
+    end_all
+}
+
 lists() {
     legatus sessions "$host" | grep -q -- "$1"
 }
@@ -603,6 +662,9 @@ check "sessions survive the end of the server" survives_its_server by_term
 check "an attached session survives a restart" survives_a_restart
 check "a detached session is listed, watched and ended" detach_attach_and_end
 check "an ended session that is ended is forgotten" ended_sessions_are_forgotten
+check "a detached call that ends at once is kept" detached_calls_that_end_at_once_are_kept
+check "no name means no session" no_name_means_no_session
+check "a holder that was stopped delays nobody" stopped_holders_are_left_out
 check "signals reach a session" signals_reach_it
 check "sessions of others are out of reach" others_are_kept_out
 check "a lost client is waited for" lost_clients_are_waited_for

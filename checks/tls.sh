@@ -122,29 +122,73 @@ future_client() {
 server_as_client() {
     s_client -cert "$pki/localhost.crt" -key "$pki/localhost.key" </dev/null
     refused_with 'alert.*(unsupported certificate|bad certificate|certificate unknown)|alert number (42|43|46)'
+    # Ours does not even try.
     run legatus --cert "$pki/localhost.crt" --key "$pki/localhost.key" shell "$host" -- true
     expect_status 255
-    expect_err 'certificate'
+    expect_err "is a server's certificate for .localhost., not a client's"
 }
 
 client_as_server() {
-    cd "$pki"
-    # In the place of the server's own.
-    local pki=$work/swapped
-    mkdir "$pki"
-    cp ca.crt "$pki"
-    cp alice.crt "$pki/localhost.crt"
-    cp alice.key "$pki/localhost.key"
-    launch_server --listen 127.0.0.1:0 "${run_as[@]}"
-    await 10 "the server starts or refuses to" eval 'said_port || gone "$server_pid"'
-    if gone "$server_pid"; then
-        grep -Eqi 'certificate' "$server_log" || fail "the server does not tell why it refuses"
-        return
-    fi
-    host=127.0.0.1:$port
-    run legatus shell "$host" -- true
+    # A server of another make, which takes any certificate.
+    local other_port
+    other_port=$(free_port)
+    openssl s_server -accept "127.0.0.1:$other_port" -alpn h2 -cert "$pki/alice.crt" -key "$pki/alice.key" -www \
+        >"$work/s_server" 2>&1 &
+    remember $!
+    await 10 "openssl listens" grep -q ACCEPT "$work/s_server"
+    client_says 'certificate is for another role' shell "127.0.0.1:$other_port" -- true
+}
+
+# serve_refuses ARG...: a server that does not start with the certificate of the client alice.
+serve_refuses() {
+    run timeout 10 "$LEGATUS" serve --listen 127.0.0.1:0 --ca "$pki/ca.crt" --state-dir "$work/refusing" "${run_as[@]}" "$@"
     expect_status 255
-    expect_err 'certificate'
+    expect_out ''
+    expect_err "alice\.crt.* is a client's certificate for .alice., not a server's"
+    expect_err 'hint: .*legatus pki issue --server NAME'
+}
+
+serve_with_client_certificate() {
+    serve_refuses --cert "$pki/alice.crt" --key "$pki/alice.key"
+    # As in the environment of whoever is a client as well.
+    serve_refuses --config /dev/null
+}
+
+# shows FILE: whether the server shows this certificate.
+shows() {
+    cmp <(timeout 15 openssl s_client -connect "$host" -alpn h2 -cert "$LEGATUS_CERT" -key "$LEGATUS_KEY" </dev/null |
+        openssl x509) <(openssl x509 -in "$1")
+}
+
+# What the guide says of renewals.
+renewed() {
+    local authority=$pki
+    cp -r "$pki" "$work/in-use"
+    local pki=$work/in-use
+    start_server
+    shows "$authority/localhost.crt" || fail "the server does not show its certificate"
+    run legatus pki issue --dir "$authority" --server localhost --san 127.0.0.1 --out "$pki/renewed"
+    expect_status 0
+    expect_out "$pki/renewed/localhost.crt
+$pki/renewed/localhost.key"
+    same "mode of the new key" 600 "$(stat -c %a "$pki/renewed/localhost.key")"
+    cmp "$authority/localhost.key" "$pki/localhost.key" || fail "the key in the authority's folder was touched"
+    cp "$pki/renewed/localhost.crt" "$work/renewed.crt"
+    mv "$pki/renewed/localhost".* "$pki/"
+    await 10 "the server shows the new certificate" shows "$work/renewed.crt"
+    expect_server_alive
+}
+
+renewed_with_other_role() {
+    cp -r "$pki" "$work/mistaken"
+    local pki=$work/mistaken
+    cp "$pki/localhost.crt" "$work/kept.crt"
+    start_server
+    mv "$pki/alice.crt" "$pki/localhost.crt"
+    mv "$pki/alice.key" "$pki/localhost.key"
+    await 10 "the server's log tells what is wrong" grep -q "a client's certificate for .alice., not a server's" "$server_log"
+    shows "$work/kept.crt" || fail "the old certificate does not stay"
+    expect_server_alive
 }
 
 # talk SECONDS PYTHON: a bare connection `s`; prints `closed` when the server closes it in time.
@@ -439,6 +483,45 @@ pki_by_hand() {
     if grep -q mallory "$out"; then fail "the name was taken from the request"; fi
 }
 
+pki_roles() {
+    local dir=$work/roles force
+    run legatus pki quickstart --dir "$dir" --server web1 --client ann
+    expect_status 0
+    cp "$dir/ann.crt" "$dir/ann.key" "$work"
+    for force in '' --force; do
+        run legatus pki issue --dir "$dir" --server ann ${force:+"$force"}
+        expect_status 255
+        expect_err 'ann\.crt.* exists already.* role .client., not .server.'
+        expect_err 'hint: .*--out DIR'
+        cmp "$dir/ann.crt" "$work/ann.crt" || fail "a client's certificate became a server's"
+        cmp "$dir/ann.key" "$work/ann.key" || fail "a client's key was replaced"
+    done
+    run legatus pki issue --dir "$dir" --client ann
+    expect_status 255
+    expect_err 'hint: .*--force'
+    run legatus pki issue --dir "$dir" --server ann --out "$dir/servers"
+    expect_status 0
+    openssl verify -purpose sslserver -CAfile "$dir/ca.crt" "$dir/servers/ann.crt" >"$out" ||
+        fail "openssl does not accept it as a server's"
+}
+
+later_than() {
+    ((EPOCHSECONDS > $1))
+}
+
+# For people and for machines, in whatever part of a day.
+pki_days_left() {
+    local dir=$work/days
+    "$LEGATUS" pki quickstart --dir "$dir" --server web1 --client ann >"$out"
+    await 5 "the next second" later_than "$EPOCHSECONDS"
+    run legatus pki show "$dir/ann.crt"
+    expect_status 0
+    grep -q '(365 days left)' "$out" || fail "there are not 365 days left"
+    run legatus pki show --json "$dir/ann.crt"
+    expect_status 0
+    grep -q '"days_left":365,' "$out" || fail "there are not 365 days left for machines"
+}
+
 check "with the right certificate h2 is agreed over TLS 1.3" right_certificate
 check "without a certificate it is refused" no_certificate
 check "another authority's certificate is refused" other_authority
@@ -449,6 +532,9 @@ check "an expired client is refused and told the date" expired_client
 check "a client that is not valid yet is refused" future_client
 check "a server's certificate is no client's" server_as_client
 check "a client's certificate is no server's" client_as_server
+check "a server does not start with a client's certificate" serve_with_client_certificate
+check "a certificate is renewed beside the authority, and the server shows it" renewed
+check "a renewal of the other role is refused, and the old certificate stays" renewed_with_other_role
 check "plain TCP does no harm" plain_tcp
 check "HTTP/1 in clear does no harm" plain_http
 check "HTTP/1 over TLS is refused" http_over_tls
@@ -473,5 +559,7 @@ check "the client tells that something else speaks there" says_something_else_sp
 check "the client gives up where nobody answers" says_silent
 check "the client tells that another TLS server speaks there" says_other_tls
 check "pki makes, shows, signs and never overwrites" pki_by_hand
+check "pki does not put a server's certificate over a client's" pki_roles
+check "pki tells people and machines the same days" pki_days_left
 check "the server is alive after all that" expect_server_alive
 finish

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::limits;
+use crate::{BufferPool, limits};
 
 /// One half's end of the message stream to the other half. Neither half sees a socket.
 ///
@@ -45,6 +45,7 @@ pub struct ChannelSender {
     room: Arc<Semaphore>,
     capacity: usize,
     bytes: Arc<AtomicU64>,
+    buffers: Option<Arc<dyn BufferPool>>,
 }
 
 /// The end that receives messages.
@@ -88,6 +89,18 @@ impl Channel {
         Self { sender, receiver }
     }
 
+    /// The same, with buffers in which messages to send are best made, if there are any.
+    #[must_use]
+    pub fn with_buffers(mut self, buffers: Option<Arc<dyn BufferPool>>) -> Self {
+        self.sender.buffers = buffers;
+        self
+    }
+
+    /// Buffers in which long messages to send are best made, if there are any: those are not copied.
+    pub fn buffers(&self) -> Option<Arc<dyn BufferPool>> {
+        self.sender.buffers.clone()
+    }
+
     /// Sends one message, waiting for room.
     ///
     /// # Errors
@@ -125,6 +138,7 @@ fn direction(capacity: usize) -> (ChannelSender, ChannelReceiver) {
         messages: tx,
         room: Arc::new(Semaphore::new(capacity)),
         capacity,
+        buffers: None,
     };
     let receiver = ChannelReceiver {
         messages: rx,

@@ -5,6 +5,7 @@
 //! It opens no socket, file or process.
 
 mod arguments;
+mod buffers;
 mod call;
 mod channel;
 mod control;
@@ -29,6 +30,7 @@ pub mod testing;
 pub mod wire;
 
 pub use arguments::{ArgumentError, Arguments};
+pub use buffers::{BufferPool, PooledBuffer, PooledMemory};
 pub use call::{Account, Call, CallId, InvalidCallId, Request};
 pub use channel::{Channel, ChannelClosed, ChannelReceiver, ChannelSender, Traffic};
 pub use control::{Control, ControlReceiver, ControlSender, TerminalSize};
@@ -42,7 +44,7 @@ pub use module::{
 };
 pub use outcome::Outcome;
 pub use peer::Peer;
-pub use policy::{Decision, Denied, Pattern, Permit, Policy, Rule};
+pub use policy::{Decision, Denied, Misnamed, Pattern, Permit, Policy, Rule};
 pub use processes::ProcessGroup;
 pub use registry::{Registry, RegistryError, UnknownModule};
 pub use server::{ServerAccess, ServerControl, ServerFacts};

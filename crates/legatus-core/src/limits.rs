@@ -38,3 +38,7 @@ pub const SESSION_NAME_BYTES: usize = 64;
 /// The longest that a call is kept without a client, or its outcome without anyone to take it:
 /// whoever has not come back after a month will not.
 pub const SESSION_TIME: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+
+/// The shortest that an outcome is kept without anyone to take it: servers look for ended calls every 2
+/// seconds, and note their end.
+pub const OUTCOME_KEPT: std::time::Duration = std::time::Duration::from_secs(5);

@@ -160,6 +160,11 @@ pub trait Caller: Send + Sync {
         ))))
     }
 
+    /// Whether calls that ask for it outlive their connection here.
+    fn keeps_calls(&self) -> bool {
+        true
+    }
+
     /// Waits for the next change of the connection that kept calls use; never returns where there
     /// is none.
     fn link(&self) -> BoxFuture<'_, Link> {

@@ -3,7 +3,7 @@
 use thiserror::Error;
 use wildmatch::WildMatch;
 
-use crate::{Effects, Fault, Peer, Spec};
+use crate::{Effects, Fault, Peer, Registry, Spec, UnknownModule};
 
 /// What a rule says to a call that matches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,12 @@ impl Pattern {
     /// A pattern from its text.
     pub fn new(text: &str) -> Self {
         Self(WildMatch::new(text))
+    }
+
+    /// The one text that fits; `None` if several do.
+    fn literal(&self) -> Option<String> {
+        let text = self.0.pattern();
+        (!text.contains(['*', '?'])).then_some(text)
     }
 
     /// Whether the whole of `text` fits the pattern.
@@ -104,6 +110,17 @@ pub struct Denied {
     pub rule: Option<String>,
 }
 
+/// A rule of a [`Policy`] names a module in a way that no call has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misnamed {
+    /// The rule's name.
+    pub rule: String,
+    /// What it says.
+    pub name: String,
+    /// The name of the module if that was an alias, or told where it comes from; else why there is none.
+    pub meant: Result<String, UnknownModule>,
+}
+
 impl From<&Denied> for Fault {
     fn from(denied: &Denied) -> Self {
         Self::new(denied.to_string()).with_hint("the server's policy decides; ask whoever keeps it")
@@ -127,6 +144,28 @@ impl Policy {
             decision: Decision::Allow,
             others: false,
         }])
+    }
+
+    /// The rules that name a module which there is not, and so are about nothing.
+    pub fn misnamed(&self, registry: &Registry) -> Vec<Misnamed> {
+        let known = |name: &str| {
+            let mut modules = registry.qualified();
+            modules.any(|(_, module)| module.spec().name == name)
+        };
+        let named = self.rules.iter().filter_map(|rule| {
+            let name = rule.module.literal().filter(|name| !known(name))?;
+            Some((rule, name))
+        });
+        let misnamed = named.map(|(rule, name)| Misnamed {
+            rule: rule.name.clone(),
+            meant: match (name.rsplit_once(['/', ':']), registry.resolve(&name)) {
+                (Some((_, plain)), _) => Ok(plain.to_owned()),
+                (None, Ok(module)) => Ok(module.spec().name.to_string()),
+                (None, Err(unknown)) => Err(unknown),
+            },
+            name,
+        });
+        misnamed.collect()
     }
 
     /// Whether a peer may list, attach to and end the kept calls that others have made of a module.
@@ -165,6 +204,15 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Alias, Module};
+
+    struct Aliased(Spec);
+
+    impl Module for Aliased {
+        fn spec(&self) -> &Spec {
+            &self.0
+        }
+    }
 
     fn rule(
         name: &str,
@@ -256,5 +304,34 @@ mod tests {
             Err(Some("no writes".into()))
         );
         assert_eq!(decide(&policy, "a", "cp", Effects::READ), Ok("rest".into()));
+    }
+
+    #[test]
+    fn rules_about_nothing_are_told_with_what_was_meant() {
+        let spec = Spec {
+            name: "aliased".into(),
+            aliases: vec![Alias::name("other-name")],
+            ..Spec::default()
+        };
+        let mut registry = Registry::new();
+        registry.add(Aliased(spec)).unwrap();
+        let all = Effects::ALL;
+        let policy = Policy::new(vec![
+            rule("typo", "*", "aliase", all, Decision::Deny),
+            rule("alias", "*", "other-name", all, Decision::Deny),
+            rule("origin", "*", "builtin:aliased", all, Decision::Deny),
+            rule("fine", "*", "aliased", all, Decision::Deny),
+            rule("all", "*", "*", all, Decision::Allow),
+        ]);
+        let told = policy.misnamed(&registry).into_iter().map(|misnamed| {
+            let meant = misnamed.meant.map_err(|unknown| unknown.nearest);
+            (misnamed.rule, meant)
+        });
+        let expected = [
+            ("typo".to_owned(), Err(Some("aliased".to_owned()))),
+            ("alias".to_owned(), Ok("aliased".to_owned())),
+            ("origin".to_owned(), Ok("aliased".to_owned())),
+        ];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
     }
 }

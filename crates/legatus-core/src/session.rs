@@ -27,6 +27,9 @@ pub struct Keeping {
     pub replay_bytes: usize,
     /// Whether what it runs has a terminal; for those who attach.
     pub terminal: bool,
+    /// Whether the client leaves when the call has begun, so that the outcome is not for it, even if it comes
+    /// first.
+    pub detached: bool,
 }
 
 impl Default for Keeping {
@@ -38,6 +41,7 @@ impl Default for Keeping {
             name: String::new(),
             replay_bytes: limits::CHUNK_BYTES,
             terminal: false,
+            detached: false,
         }
     }
 }
@@ -57,6 +61,9 @@ pub struct Attach {
     pub terminal: bool,
     /// Its terminal's size goes before those of other clients, instead of the smallest.
     pub own_size: bool,
+    /// Together with `resume`: if the call has not begun it is opened, as it may be that its server
+    /// never heard of it.
+    pub or_open: bool,
 }
 
 /// What a client has acknowledged when it has got the outcome, too.
@@ -155,7 +162,10 @@ pub trait Sessions: Send + Sync {
     fn list(&self) -> BoxFuture<'_, Vec<SessionInfo>>;
 
     /// The ids of all that there may be; cheap.
-    fn ids(&self) -> Vec<String>;
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn ids(&self) -> std::io::Result<Vec<String>>;
 
     /// Waits until a call has ended; `None` if it cannot be told how, as when its process was killed.
     fn watch<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<SessionInfo>>;

@@ -123,6 +123,7 @@ impl From<crate::Keeping> for Keeping {
             name: keeping.name,
             replay_bytes: keeping.replay_bytes as u64,
             terminal: keeping.terminal,
+            detached: keeping.detached,
         }
     }
 }
@@ -134,7 +135,8 @@ impl From<Keeping> for crate::Keeping {
         name.truncate(name.floor_char_boundary(crate::limits::SESSION_NAME_BYTES));
         let keep = match keeping.keep_milliseconds {
             0 => Self::default().keep,
-            given => Duration::from_millis(given).min(crate::limits::SESSION_TIME),
+            given => Duration::from_millis(given)
+                .clamp(crate::limits::OUTCOME_KEPT, crate::limits::SESSION_TIME),
         };
         Self {
             linger: Duration::from_millis(keeping.linger_milliseconds)
@@ -145,6 +147,7 @@ impl From<Keeping> for crate::Keeping {
                 .unwrap_or(usize::MAX)
                 .min(crate::limits::SESSION_BYTES),
             terminal: keeping.terminal,
+            detached: keeping.detached,
         }
     }
 }
@@ -162,6 +165,7 @@ impl From<crate::Attach> for Attach {
             received: attach.received,
             read_only: attach.read_only,
             own_size: attach.own_size,
+            or_open: attach.or_open,
         }
     }
 }
@@ -175,6 +179,7 @@ impl From<Attach> for crate::Attach {
             read_only: attach.read_only,
             terminal: false,
             own_size: attach.own_size,
+            or_open: attach.or_open,
         }
     }
 }

@@ -33,6 +33,7 @@ fn attach() -> CallRequest {
                 name: "job".to_owned(),
                 replay_bytes: 7,
                 terminal: true,
+                detached: true,
             }),
             attach: Some(Attach {
                 session: "s".to_owned(),
@@ -40,6 +41,7 @@ fn attach() -> CallRequest {
                 received: 5,
                 read_only: true,
                 own_size: false,
+                or_open: true,
             }),
             ..Open::default()
         })),
@@ -81,7 +83,7 @@ fn messages_keep_their_golden_bytes() {
         ),
         (
             attach().encode_to_vec(),
-            b"\x0a\x21\x0a\x02c1\x3a\x10\x08\x80\xf4\x03\x10\xe8\x07\x1a\x03job\x20\x07\x28\x01\x42\x09\x0a\x01s\x10\x01\x18\x05\x20\x01",
+            b"\x0a\x25\x0a\x02c1\x3a\x12\x08\x80\xf4\x03\x10\xe8\x07\x1a\x03job\x20\x07\x28\x01\x30\x01\x42\x0b\x0a\x01s\x10\x01\x18\x05\x20\x01\x30\x01",
         ),
         (
             CallRequest {

@@ -18,7 +18,7 @@ use crate::frame::Frame;
 use crate::holder::GRACE;
 use crate::messages::{AttachRequest, Purpose};
 use crate::relay::Ended;
-use crate::sessions::{Reached, SessionError, SessionFolder};
+use crate::sessions::{Reached, SessionError, SessionFolder, Wanted};
 use crate::slab;
 use crate::{Launcher, User};
 
@@ -48,14 +48,6 @@ pub(crate) struct Sockets {
     pub(crate) inline_bytes: usize,
 }
 
-/// Which session is wanted, and by whom.
-struct Wanted<'a> {
-    session: &'a str,
-    identity: &'a str,
-    others: bool,
-    module: &'a str,
-}
-
 /// Reaches a session; one whose client has just been lost may still be about to open its door.
 async fn reach(
     sessions: &SessionFolder,
@@ -65,29 +57,13 @@ async fn reach(
     resume: bool,
 ) -> Result<Reached, SessionError> {
     let deadline = Instant::now() + APPEARS_WITHIN;
-    let reached = loop {
-        let (session, identity) = (wanted.session, wanted.identity);
-        let reached = sessions.reach(
-            session,
-            identity,
-            wanted.others,
-            request.clone(),
-            descriptors,
-        );
-        match reached.await {
+    loop {
+        match sessions.reach(wanted, request.clone(), descriptors).await {
             Err(SessionError::Unknown(_)) if resume && Instant::now() < deadline => {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
-            reached => break reached?,
+            reached => return reached,
         }
-    };
-    if reached.facts.module == wanted.module {
-        Ok(reached)
-    } else {
-        Err(SessionError::Refused(format!(
-            "the session is a call of `{}`",
-            reached.facts.module
-        )))
     }
 }
 
@@ -178,7 +154,7 @@ impl Holder {
             session: &attach.session,
             identity: call.peer().identity(),
             others: kept.others,
-            module,
+            module: Some(module),
         };
         let descriptors = [there, data_there.into()];
         let reached = reach(sessions, &wanted, request, &descriptors, attach.resume).await;

@@ -261,6 +261,7 @@ async fn converse(
     let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
     let (to_commander, from_commander) = ours.split();
     let cancellation = prepared.call.cancellation.clone();
+    let theirs = theirs.with_buffers(link.writer.buffers());
     let mut commander = Execution::start(prepared.module, prepared.call, theirs);
     let abort = commander.abort_handle();
 

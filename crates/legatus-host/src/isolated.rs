@@ -69,12 +69,34 @@ impl Commander for Isolated {
     }
 
     fn execute(&self, call: Call, channel: Channel) -> BoxFuture<'_, Result<Outcome, Fault>> {
-        if let Some(commander) = self.module.commander()
+        let attaches = call
+            .persistence
+            .as_ref()
+            .is_some_and(|kept| kept.attach.is_some());
+        if let (Some(commander), false) = (self.module.commander(), attaches)
             && commander.placement(&call.request) == Some(Placement::Server)
         {
-            return commander.execute(call, channel);
+            return Box::pin(execute_here(commander, call, channel));
         }
         let module = &self.module.spec().name;
         Box::pin(relay::run(&self.launcher, module, call, channel))
     }
+}
+
+/// Executes a call inside the server, where none goes on without its client.
+async fn execute_here(
+    commander: &dyn Commander,
+    mut call: Call,
+    channel: Channel,
+) -> Result<Outcome, Fault> {
+    let lost = call.persistence.take().map(|kept| kept.lost);
+    let cancellation = call.cancellation.clone();
+    let mut executed = commander.execute(call, channel);
+    if let Some(lost) = lost {
+        tokio::select! {
+            outcome = &mut executed => return outcome,
+            () = lost.cancelled() => cancellation.cancel(),
+        }
+    }
+    executed.await
 }

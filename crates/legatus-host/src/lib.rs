@@ -18,6 +18,7 @@ mod launcher;
 mod messages;
 mod pump;
 mod relay;
+mod sealing;
 mod session;
 mod sessions;
 mod slab;

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use legatus_core::{ChannelReceiver, ChannelSender};
+use legatus_core::{BufferPool, ChannelReceiver, ChannelSender, limits};
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::frame::{self, Frame, FrameError, FrameReader};
-use crate::slab::{self, End, Incoming, Outgoing, SlotError};
+use crate::slab::{self, End, Incoming, Outgoing, Slab, SlotError};
 
 /// The other process broke the rules, or its socket failed.
 #[derive(Debug, Error)]
@@ -133,14 +133,26 @@ impl MessageWriter {
         if message.len() <= self.inline_bytes {
             return self.write(Frame::Message(message)).await;
         }
-        let slot = tokio::select! {
-            biased;
-            slot = self.outgoing.place(&message) => slot?,
-            () = self.deafness.there.cancelled() => return Ok(()),
-            () = impatience.cancelled() => return self.write(Frame::Message(message)).await,
+        let slot = match self.outgoing.take_slot_of(&message) {
+            Some(slot) => Some(slot),
+            None => tokio::select! {
+                biased;
+                slot = self.outgoing.place(&message) => slot?,
+                () = self.deafness.there.cancelled() => return Ok(()),
+                () = impatience.cancelled() => None,
+            },
+        };
+        let Some(slot) = slot else {
+            return self.write(Frame::Message(message)).await;
         };
         let length = u32::try_from(message.len()).map_err(io::Error::other)?;
         self.write(Frame::Slot { slot, length }).await
+    }
+
+    /// Buffers in which messages to write are best made, if any are to go through shared memory.
+    pub(crate) fn buffers(&self) -> Option<Arc<dyn BufferPool>> {
+        let is_used = self.inline_bytes < limits::MESSAGE_BYTES;
+        is_used.then(|| Arc::new(Slab(Arc::clone(&self.outgoing))) as _)
     }
 
     /// Fires when the half at the other end receives no more.

@@ -30,12 +30,12 @@ pub(crate) async fn run(
     mut call: Call,
     channel: Channel,
 ) -> Result<Outcome, Fault> {
-    // Where nothing is kept, a call that asks for it is one like any other.
-    let mut kept = call
-        .persistence
-        .take()
-        .filter(|_| launcher.sessions.is_some());
+    let mut kept = call.persistence.take();
     let attach = kept.as_mut().and_then(|kept| kept.attach.take());
+    // Where nothing is kept, a call that asks for it is one like any other.
+    if attach.is_none() && launcher.sessions.is_none() {
+        kept = None;
+    }
     let (opening, started) = match (&kept, attach) {
         (Some(kept), Some(attach)) => {
             let attached = Holder::attach(launcher, attach, kept, module, &call).await;

@@ -6,16 +6,15 @@
 //! else is written down.
 
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File, Permissions};
-use std::io::{self, Read, Write};
+use std::fs::{DirBuilder, Permissions};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use legatus_core::{BoxFuture, CallId, SessionInfo, Sessions};
 use prost::Message;
 use rustix::fs::{Mode, OFlags};
@@ -26,19 +25,27 @@ use crate::cgroup;
 use crate::descriptors;
 use crate::frame::Frame;
 use crate::messages::{AttachRequest, Facts, Hello, PROTOCOL, Purpose, Sealed, speaks_with};
+use crate::sealing::SealingKey;
 use crate::slab;
 
-/// How long a holder may take to answer.
+/// How long a holder may take to answer, and one that did not when it was asked before: its user may
+/// have stopped it, which must not keep others from their sessions.
 const PATIENCE: Duration = Duration::from_secs(5);
+const IMPATIENCE: Duration = Duration::from_millis(500);
+
+/// So many holders are asked at once.
+const ASKED_AT_ONCE: usize = 128;
 
 /// The folder of a server's sessions.
 #[derive(Debug)]
 pub struct SessionFolder {
     path: PathBuf,
     /// Seals what holders are told of their calls.
-    key: [u8; 32],
+    key: SealingKey,
     /// Users whose folder is there.
     made: Mutex<HashSet<u32>>,
+    /// Sessions that did not answer when they were asked last.
+    silent: Mutex<HashSet<String>>,
 }
 
 /// A session cannot be reached.
@@ -52,6 +59,17 @@ pub(crate) enum SessionError {
     Refused(String),
     #[error("the session's process cannot be reached")]
     System(#[from] io::Error),
+}
+
+/// Which session is wanted, and by whom.
+pub(crate) struct Wanted<'a> {
+    /// Its id, or its name if only one of the identity's has it.
+    pub(crate) session: &'a str,
+    pub(crate) identity: &'a str,
+    /// Also sessions of other identities.
+    pub(crate) others: bool,
+    /// Only a call of this module.
+    pub(crate) module: Option<&'a str>,
 }
 
 /// A connection to a session's holder.
@@ -76,11 +94,12 @@ impl SessionFolder {
                 .create(&path)?;
         }
         cgroup::sweep();
-        let key = key(&path.join("key"))?;
+        let key = SealingKey::open(&path.join("key"))?;
         Ok(Self {
             path,
             key,
             made: Mutex::default(),
+            silent: Mutex::default(),
         })
     }
 
@@ -105,61 +124,56 @@ impl SessionFolder {
 
     /// Facts with the seal that makes this server believe them later.
     pub(crate) fn seal(&self, facts: &Facts) -> Sealed {
-        let facts: Bytes = facts.encode_to_vec().into();
-        let seal = blake3::keyed_hash(&self.key, &facts);
-        Sealed {
-            seal: Bytes::copy_from_slice(seal.as_bytes()),
-            facts,
-        }
+        self.key.seal(facts)
     }
 
-    fn unseal(&self, sealed: &Sealed) -> Option<Facts> {
-        let expected = blake3::keyed_hash(&self.key, &sealed.facts);
-        // Compares in constant time.
-        let given = blake3::Hash::from_slice(&sealed.seal).ok()?;
-        (expected == given)
-            .then(|| Facts::decode(sealed.facts.clone()).ok())
-            .flatten()
-    }
-
-    /// Reaches the holder of the session with this id, or with this name if only one of that
-    /// identity has it; `others`: also sessions of other identities.
+    /// Reaches the holder of a session.
     pub(crate) async fn reach(
         &self,
-        session: &str,
-        identity: &str,
-        others: bool,
+        wanted: &Wanted<'_>,
         request: AttachRequest,
         descriptors: &[OwnedFd],
     ) -> Result<Reached, SessionError> {
-        let unknown = || SessionError::Unknown(session.to_owned());
-        let may = |facts: &Facts| others || facts.identity == identity;
-        let by_id = CallId::try_from(session.to_owned()).is_ok();
-        let place = self
-            .places()?
-            .into_iter()
-            .find(|place| by_id && place.id == session);
-        let place = match place {
-            Some(place) => place,
-            None => {
-                let found = self.look().await?;
-                let mut named = found
-                    .into_iter()
-                    .filter(|(_, reached)| may(&reached.facts) && reached.facts.name == session);
-                let (place, _) = named.next().ok_or_else(unknown)?;
-                if named.next().is_some() {
-                    return Err(SessionError::Refused(format!(
-                        "several sessions have the name `{session}`: tell one by its id"
-                    )));
+        let session = wanted.session;
+        let mut places = self.places()?;
+        let is_name = !places.iter().any(|place| place.id == session);
+        if !is_name {
+            places.retain(|place| place.id == session);
+        }
+        let mut fitting = Vec::new();
+        let mut silent = None;
+        for answer in self.look(places).await {
+            match answer {
+                // Whom it is nobody's business to know of must not be found out by attaching.
+                Ok((place, reached)) => {
+                    let facts = &reached.facts;
+                    let may = wanted.others || facts.identity == wanted.identity;
+                    let has_name = facts.name == session && !session.is_empty();
+                    if may && (!is_name || has_name) {
+                        fitting.push((place, reached));
+                    }
                 }
-                place
+                Err(error) if !is_name => silent = Some(error),
+                Err(_) => {}
             }
+        }
+        if is_name && fitting.len() > 1 {
+            return Err(SessionError::Refused(format!(
+                "several sessions have the name `{session}`: tell one by its id"
+            )));
+        }
+        let Some((place, reached)) = fitting.pop() else {
+            return Err(silent.unwrap_or_else(|| SessionError::Unknown(session.to_owned())));
         };
-        let look = AttachRequest::default();
-        // Who is nobody's business must not be found out by attaching.
-        let facts = self.ask(&place, look, &[]).await?.facts;
-        if !may(&facts) {
-            return Err(unknown());
+        // What others may be reached depends on the module.
+        if wanted
+            .module
+            .is_some_and(|module| module != reached.facts.module)
+        {
+            return Err(SessionError::Refused(format!(
+                "the session is a call of `{}`",
+                reached.facts.module
+            )));
         }
         self.ask(&place, request, descriptors).await
     }
@@ -174,7 +188,7 @@ impl SessionFolder {
         request.protocol = PROTOCOL;
         request.layout = slab::LAYOUT;
         let watches = request.purpose() == Purpose::Watch;
-        let mut stream = self.connect(place)?;
+        let mut stream = self.connect(place).await?;
         if stream.peer_cred()?.uid() != place.uid {
             return Err(SessionError::Misbehaved("it runs as another user"));
         }
@@ -184,16 +198,26 @@ impl SessionFolder {
         let answer = descriptors::receive(&mut stream);
         let answer = match watches {
             true => answer.await?,
-            false => tokio::time::timeout(PATIENCE, answer)
-                .await
-                .map_err(|_| SessionError::Misbehaved("it does not answer"))??,
+            false => match tokio::time::timeout(self.patience(place), answer).await {
+                Ok(answer) => {
+                    self.silent().remove(&place.id);
+                    answer?
+                }
+                Err(_) => {
+                    self.silent().insert(place.id.clone());
+                    return Err(SessionError::Misbehaved("it does not answer"));
+                }
+            },
         };
         let (Frame::Hello(hello), _) = answer else {
             return Err(SessionError::Misbehaved("its answer makes no sense"));
         };
         let hello = Hello::decode(hello)
             .map_err(|_| SessionError::Misbehaved("its answer makes no sense"))?;
-        let facts = hello.sealed.as_ref().and_then(|sealed| self.unseal(sealed));
+        let facts = hello
+            .sealed
+            .as_ref()
+            .and_then(|sealed| self.key.unseal(sealed));
         let facts = facts.filter(|facts| facts.id == place.id);
         let facts = facts.ok_or(SessionError::Misbehaved(
             "no server of this folder knows it",
@@ -214,26 +238,37 @@ impl SessionFolder {
         })
     }
 
-    fn connect(&self, place: &Place) -> Result<UnixStream, SessionError> {
+    fn patience(&self, place: &Place) -> Duration {
+        match self.silent().contains(&place.id) {
+            true => IMPATIENCE,
+            false => PATIENCE,
+        }
+    }
+
+    fn silent(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connect(&self, place: &Place) -> Result<UnixStream, SessionError> {
         let folder = self.path.join(place.uid.to_string());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = rustix::fs::open(folder, flags, Mode::empty()).map_err(io::Error::from)?;
         // A path of any length fits so.
         let name = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), place.id);
-        match StdUnixStream::connect(name) {
-            Ok(stream) => {
-                stream.set_nonblocking(true)?;
-                Ok(UnixStream::from_std(stream)?)
+        let error = match UnixStream::connect(name).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                // Its holder was killed, and could not tidy up.
+                let flags = rustix::fs::AtFlags::empty();
+                rustix::fs::unlinkat(&folder, place.id.as_str(), flags).ok();
+                Err(SessionError::Unknown(place.id.clone()))
             }
-            Err(error) => {
-                if error.kind() == io::ErrorKind::ConnectionRefused {
-                    // Its holder was killed, and could not tidy up.
-                    let flags = rustix::fs::AtFlags::empty();
-                    rustix::fs::unlinkat(&folder, place.id.as_str(), flags).ok();
-                    return Err(SessionError::Unknown(place.id.clone()));
-                }
-                Err(error.into())
-            }
+            // So many wait for it that no more may.
+            io::ErrorKind::WouldBlock => Err(SessionError::Misbehaved("it does not answer")),
+            _ => Err(error.into()),
         }
     }
 
@@ -243,8 +278,11 @@ impl SessionFolder {
         for user in std::fs::read_dir(&self.path)? {
             let user = user?;
             let uid = user.file_name().to_str().and_then(|name| name.parse().ok());
-            let (Some(uid), Ok(sockets)) = (uid, std::fs::read_dir(user.path())) else {
-                continue;
+            let Some(uid) = uid else { continue };
+            let sockets = match std::fs::read_dir(user.path()) {
+                // Sessions of a server that ran as somebody else.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+                sockets => sockets?,
             };
             let ids = sockets.flatten().filter_map(|socket| {
                 let id = socket.file_name().into_string().ok()?;
@@ -256,16 +294,19 @@ impl SessionFolder {
         Ok(places)
     }
 
-    /// How all sessions are. Those that do not answer are left out.
-    async fn look(&self) -> io::Result<Vec<(Place, Reached)>> {
-        let mut found = Vec::new();
-        for place in self.places()? {
+    /// How these sessions are.
+    async fn look(&self, places: Vec<Place>) -> Vec<Result<(Place, Reached), SessionError>> {
+        let asked = places.into_iter().map(|place| async {
             match self.ask(&place, AttachRequest::default(), &[]).await {
-                Ok(reached) => found.push((place, reached)),
-                Err(error) => tracing::debug!(session = place.id, %error, "a session is left out"),
+                Ok(reached) => Ok((place, reached)),
+                Err(error) => {
+                    tracing::debug!(session = place.id, %error, "a session does not tell how it is");
+                    Err(error)
+                }
             }
-        }
-        Ok(found)
+        });
+        let answers = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE);
+        answers.collect().await
     }
 
     /// The facts of a call that begins now.
@@ -286,22 +327,23 @@ impl SessionFolder {
 impl Sessions for SessionFolder {
     fn list(&self) -> BoxFuture<'_, Vec<SessionInfo>> {
         Box::pin(async move {
-            let found = self.look().await.unwrap_or_else(|error| {
+            let places = self.places().unwrap_or_else(|error| {
                 tracing::error!(%error, "the sessions cannot be listed");
                 Vec::new()
             });
-            let mut listed: Vec<_> = found
-                .into_iter()
-                .map(|(_, reached)| info(reached))
-                .collect();
+            // Whoever has gone need not be remembered.
+            self.silent()
+                .retain(|silent| places.iter().any(|place| place.id == *silent));
+            let found = self.look(places).await.into_iter().flatten();
+            let mut listed: Vec<_> = found.map(|(_, reached)| info(reached)).collect();
             listed.sort_by_key(|session| session.started);
             listed
         })
     }
 
-    fn ids(&self) -> Vec<String> {
-        let places = self.places().unwrap_or_default();
-        places.into_iter().map(|place| place.id).collect()
+    fn ids(&self) -> io::Result<Vec<String>> {
+        let places = self.places()?.into_iter();
+        Ok(places.map(|place| place.id).collect())
     }
 
     fn watch<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Option<SessionInfo>> {
@@ -332,7 +374,13 @@ impl Sessions for SessionFolder {
                 signal: signal.unwrap_or(0).into(),
                 ..AttachRequest::default()
             };
-            match self.reach(id, identity, others, request, &[]).await {
+            let wanted = Wanted {
+                session: id,
+                identity,
+                others,
+                module: None,
+            };
+            match self.reach(&wanted, request, &[]).await {
                 Ok(_) => true,
                 Err(error) => {
                     tracing::info!(session = id, %error, "a session cannot be ended");
@@ -369,66 +417,9 @@ fn info(reached: Reached) -> SessionInfo {
     }
 }
 
-/// The key that seals facts, made at the first start and readable by the server's user only.
-fn key(path: &Path) -> io::Result<[u8; 32]> {
-    let mut key = [0; 32];
-    match File::open(path) {
-        Ok(mut file) => file.read_exact(&mut key)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            File::open("/dev/urandom")?.read_exact(&mut key)?;
-            // Whole or not at all, and the first of several servers wins.
-            let new = path.with_extension(format!("new.{}", std::process::id()));
-            let mut options = File::options();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            options.open(&new)?.write_all(&key)?;
-            let linked = std::fs::hard_link(&new, path);
-            std::fs::remove_file(&new)?;
-            match linked {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    return self::key(path);
-                }
-                linked => linked?,
-            }
-        }
-        Err(error) => return Err(error),
-    }
-    Ok(key)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn facts_that_were_changed_or_sealed_elsewhere_are_not_believed() {
-        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let server = SessionFolder::open(here.path()).unwrap();
-        let other = SessionFolder::open(there.path()).unwrap();
-        let facts = Facts {
-            identity: "ann".to_owned(),
-            ..Facts::default()
-        };
-        let sealed = server.seal(&facts);
-        assert_eq!(server.unseal(&sealed), Some(facts.clone()));
-        assert_eq!(other.unseal(&sealed), None);
-        let mut forged = sealed;
-        forged.facts = Facts {
-            identity: "eve".to_owned(),
-            ..facts
-        }
-        .encode_to_vec()
-        .into();
-        assert_eq!(server.unseal(&forged), None);
-    }
-
-    #[test]
-    fn a_server_that_starts_again_has_the_same_key() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = SessionFolder::open(folder.path()).unwrap();
-        let second = SessionFolder::open(folder.path()).unwrap();
-        assert_eq!(first.key, second.key);
-        assert_ne!(first.key, [0; 32]);
-    }
 
     /// What a holder of version 1 knew of a server's wishes, and answered.
     #[derive(Clone, PartialEq, prost::Message)]
@@ -461,6 +452,7 @@ mod tests {
         let facts = Facts {
             id: "old".to_owned(),
             identity: "ann".to_owned(),
+            module: "shell".to_owned(),
             ..Facts::default()
         };
         let hello = OldHello {
@@ -489,6 +481,15 @@ mod tests {
         wanted
     }
 
+    fn wanted(others: bool) -> Wanted<'static> {
+        Wanted {
+            session: "old",
+            identity: "ann",
+            others,
+            module: Some("shell"),
+        }
+    }
+
     fn wish() -> AttachRequest {
         AttachRequest {
             purpose: Purpose::Attach.into(),
@@ -503,14 +504,14 @@ mod tests {
     async fn a_holder_of_the_version_before_is_understood_and_understands() {
         let folder = tempfile::tempdir().unwrap();
         let sessions = SessionFolder::open(folder.path()).unwrap();
-        let mut wanted = old_holder(&sessions, 1);
-        let reached = sessions.reach("old", "ann", false, wish(), &[]).await;
+        let mut asked = old_holder(&sessions, 1);
+        let reached = sessions.reach(&wanted(false), wish(), &[]).await;
         let reached = reached.unwrap();
         assert_eq!(reached.hello.bytes_out, 7);
         // Its shared memory is laid out in another way, so that it is not used.
         assert_ne!(reached.hello.layout, slab::LAYOUT);
-        assert_eq!(wanted.recv().await.unwrap().purpose(), Purpose::Look);
-        let attach = wanted.recv().await.unwrap();
+        assert_eq!(asked.recv().await.unwrap().purpose(), Purpose::Look);
+        let attach = asked.recv().await.unwrap();
         let expected = (Purpose::Attach, "c", 3);
         let seen = (attach.purpose(), attach.client.as_str(), attach.received);
         assert_eq!(seen, expected);
@@ -523,13 +524,77 @@ mod tests {
         for version in [0, PROTOCOL + crate::messages::SKEW + 1] {
             let folder = tempfile::tempdir().unwrap();
             let sessions = SessionFolder::open(folder.path()).unwrap();
-            let _wanted = old_holder(&sessions, version);
-            let refused = sessions.reach("old", "ann", false, wish(), &[]).await;
+            let _asked = old_holder(&sessions, version);
+            let refused = sessions.reach(&wanted(false), wish(), &[]).await;
             let text = refused.unwrap_err().to_string();
             let expected =
                 format!("the session speaks version {version} and this server {PROTOCOL}");
             assert_eq!(text, expected);
         }
+    }
+
+    #[tokio::test]
+    async fn who_may_reach_sessions_of_another_module_does_not_touch_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = SessionFolder::open(folder.path()).unwrap();
+        let mut asked = old_holder(&sessions, PROTOCOL);
+        let other = Wanted {
+            identity: "eve",
+            module: Some("transfer-file"),
+            ..wanted(true)
+        };
+        let refused = sessions.reach(&other, wish(), &[]).await.unwrap_err();
+        assert_eq!(refused.to_string(), "the session is a call of `shell`");
+        assert_eq!(asked.recv().await.unwrap().purpose(), Purpose::Look);
+        assert!(asked.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_was_stopped_delays_others_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = SessionFolder::open(folder.path()).unwrap();
+        let _asked = old_holder(&sessions, PROTOCOL);
+        let uid = rustix::process::geteuid().as_raw();
+        let stopped = sessions.path.join(format!("{uid}/stopped"));
+        let _listener = std::os::unix::net::UnixListener::bind(stopped).unwrap();
+        for at_most in [PATIENCE, IMPATIENCE] {
+            let begun = tokio::time::Instant::now();
+            assert_eq!(sessions.list().await.len(), 1);
+            assert!(begun.elapsed() <= at_most + Duration::from_millis(50));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_holder_whose_queue_is_full_does_not_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = SessionFolder::open(folder.path()).unwrap();
+        let uid = rustix::process::geteuid().as_raw();
+        drop(sessions.of_user(uid).unwrap());
+        let path = sessions.path.join(format!("{uid}/old"));
+        let socket = tokio::net::UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let _listener = socket.listen(1).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| {
+            let socket = rustix::net::socket_with(
+                rustix::net::AddressFamily::UNIX,
+                rustix::net::SocketType::STREAM,
+                rustix::net::SocketFlags::NONBLOCK,
+                None,
+            );
+            let socket = socket.unwrap();
+            let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
+            rustix::net::connect(&socket, &address)
+                .ok()
+                .map(|()| socket)
+        })
+        .take(100)
+        .collect();
+        assert!(waiting.len() < 100);
+        let error = sessions
+            .reach(&wanted(false), wish(), &[])
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("does not answer"), "{error}");
     }
 
     #[tokio::test]

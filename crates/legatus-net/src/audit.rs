@@ -37,7 +37,8 @@ pub struct AuditError {
 pub(crate) struct AuditedCall<'a> {
     pub(crate) id: &'a CallId,
     pub(crate) identity: &'a str,
-    pub(crate) address: &'a str,
+    /// Of the client; `None` when none is there any more.
+    pub(crate) address: Option<&'a str>,
     pub(crate) module: &'a str,
     pub(crate) summary: &'a str,
     pub(crate) effects: Effects,
@@ -51,7 +52,7 @@ struct Line<'a> {
     event: &'static str,
     call: &'a str,
     identity: &'a str,
-    address: &'a str,
+    address: Option<&'a str>,
     module: &'a str,
     arguments: &'a str,
     effects: String,
@@ -119,6 +120,11 @@ impl Audit {
     /// Notes that a call begins, or that somebody `attaches` to a kept one.
     pub(crate) fn begin(&self, call: &AuditedCall<'_>, attaches: bool) -> Result<(), AuditError> {
         self.write(if attaches { "attach" } else { "begin" }, call, None)
+    }
+
+    /// Notes that somebody wants a kept call to end, or to get a signal.
+    pub(crate) fn wish(&self, call: &AuditedCall<'_>) -> Result<(), AuditError> {
+        self.write("wish", call, None)
     }
 
     /// Notes that a call has ended, or was refused; or that only its client has gone and it
@@ -205,7 +211,7 @@ mod tests {
         AuditedCall {
             id,
             identity,
-            address: "127.0.0.1:1",
+            address: Some("127.0.0.1:1"),
             module: "shell",
             summary: "argv [\"uname\"]",
             effects: Effects::EXEC,

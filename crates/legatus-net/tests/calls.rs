@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use legatus_core::{
-    Caller as _, Control, Conversation, Decision, Effects, Outcome, Pattern, Policy, Request, Rule,
-    limits,
+    Attach, Caller as _, Control, Conversation, Decision, Effects, Outcome, Pattern, Policy,
+    Request, Rule, limits,
 };
 use legatus_net::{Audit, Client, ServerLimits};
 
@@ -89,6 +89,20 @@ async fn a_denied_call_never_reaches_a_commander() {
     let bob = server.connect("bob").await;
     assert_eq!(outcome(&bob, "exits", &["0"]).await, Outcome::SUCCESS);
     assert_eq!(server.executed.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn attaching_to_a_module_inside_the_server_runs_nothing() {
+    let server = TestServer::start(Options::default()).await;
+    let client = server.connect("ann").await;
+    let attach = Attach {
+        session: "any".to_owned(),
+        ..Attach::default()
+    };
+    let call = client.module("inside").attach(attach).await.unwrap();
+    let outcome = call.outcome.wait().await;
+    assert!(message_of(&outcome).contains("not kept"), "{outcome:?}");
+    assert_eq!(server.executed.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

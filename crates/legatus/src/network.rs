@@ -53,7 +53,11 @@ impl<'a> Network<'a> {
                     Client::connect_over(stream, &address, &options).await
                 }
             };
-            connected.map_err(|error| ConnectFailure::Unavailable(error.into()))
+            let client = connected.map_err(|error| ConnectFailure::Unavailable(error.into()))?;
+            Ok(match host.endpoint {
+                Endpoint::Embedded => client.without_kept_calls(),
+                Endpoint::Remote(_) => client,
+            })
         })
     }
 

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use legatus_core::{Fault, Outcome};
+use legatus_net::pki::PkiError;
+use legatus_net::tls::TlsError;
 use serde::Serialize;
 
 use crate::config::ConfigError;
@@ -65,7 +67,14 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .downcast_ref::<Fault>()
             .and_then(Fault::hint)
             .map(str::to_owned);
-        of_fault.or_else(|| cause.downcast_ref::<ConfigError>()?.hint())
+        let of_certificates = || {
+            let of_tls = cause.downcast_ref::<TlsError>().and_then(TlsError::hint);
+            let of_pki = || cause.downcast_ref::<PkiError>()?.hint();
+            of_tls.or_else(of_pki).map(str::to_owned)
+        };
+        of_fault
+            .or_else(|| cause.downcast_ref::<ConfigError>()?.hint())
+            .or_else(of_certificates)
     })
 }
 
@@ -219,5 +228,18 @@ mod tests {
         assert!(is_broken_pipe(
             &anyhow::Error::new(pipe).context("cannot print")
         ));
+    }
+
+    #[test]
+    fn an_error_of_certificates_keeps_its_hint() {
+        let error = anyhow::Error::new(PkiError::NoAuthority("d".into())).context("cannot do it");
+        assert_eq!(
+            format!("{error:#}"),
+            "cannot do it: there is no certificate authority in `d`"
+        );
+        assert!(hint(&error).unwrap().contains("legatus pki init"));
+        let of_tls = anyhow::Error::new(TlsError::NoPairs);
+        assert!(hint(&of_tls).unwrap().contains("pki quickstart"));
+        assert!(hint(&anyhow::anyhow!("something else")).is_none());
     }
 }

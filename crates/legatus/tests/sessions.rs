@@ -117,8 +117,15 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-/// A way to the server whose first connections are cut, each when so many bytes have come from the
-/// server: what was read and not passed on is lost, in both directions.
+/// Whose bytes are counted until a connection is cut.
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// A way to the server whose first connections are cut, each when so many bytes have come from one
+/// side: what was read and not passed on is lost, in both directions.
 struct CutWay {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -126,6 +133,10 @@ struct CutWay {
 
 impl CutWay {
     fn to(server: SocketAddr, cuts: Vec<usize>) -> Self {
+        Self::counting(Side::Server, server, cuts)
+    }
+
+    fn counting(side: Side, server: SocketAddr, cuts: Vec<usize>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -138,7 +149,11 @@ impl CutWay {
                 let (Ok(near), Ok(far)) = (near, TcpStream::connect(server)) else {
                     return;
                 };
-                for (from, to, cut) in [(&near, &far, usize::MAX), (&far, &near, cut)] {
+                let (of_client, of_server) = match side {
+                    Side::Client => (cut, usize::MAX),
+                    Side::Server => (usize::MAX, cut),
+                };
+                for (from, to, cut) in [(&near, &far, of_client), (&far, &near, of_server)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     thread::spawn(move || carry(from, to, cut));
                 }
@@ -304,4 +319,43 @@ fn a_goodbye_is_said_over_the_connection_that_a_client_has_come_back_by() {
     assert_eq!(way.connections(), 2);
     // Long before a client that is lost would be given up.
     server.await_end_of_sessions();
+}
+
+/// Runs a command once for each place of the first bytes at which a connection can be cut.
+fn is_cut_at_its_beginning(side: Side) {
+    let server = Server::start();
+    let (mut begun, mut came_back) = (0, 0);
+    for cut in (0..6000).step_by(50) {
+        let runs = server.folder.path().join(format!("runs{cut}"));
+        let way = CutWay::counting(side, server.address, vec![cut]);
+        let line = format!("echo ran >>{}; cat; exit 3", runs.display());
+        // That the outcome has arrived may be cut off, too.
+        let client = server.client(way.address, &["--json", "--keep", "1s", "-c", &line]);
+        let output = run(client, b"typed\n".to_vec());
+        let said = String::from_utf8_lossy(&output.stdout);
+        let ran = fs::read_to_string(&runs).unwrap_or_default();
+        // Without a connection nothing begins, and that is said.
+        if said.contains("unavailable") {
+            assert_eq!((ran.as_str(), output.status.code()), ("", Some(255)));
+            assert_eq!(way.connections(), 1, "cut at {cut}: {output:?}");
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(3), "cut at {cut}: {output:?}");
+        assert!(said.contains("typed"), "cut at {cut}: {said}");
+        assert_eq!(ran, "ran\n", "cut at {cut}: {output:?}");
+        begun += 1;
+        came_back += usize::from(way.connections() > 1);
+    }
+    assert!(begun > came_back && came_back > 0, "{came_back} of {begun}");
+    server.await_end_of_sessions();
+}
+
+#[test]
+fn a_command_runs_once_wherever_the_first_bytes_of_its_client_are_cut() {
+    is_cut_at_its_beginning(Side::Client);
+}
+
+#[test]
+fn a_command_runs_once_wherever_the_first_bytes_of_its_server_are_cut() {
+    is_cut_at_its_beginning(Side::Server);
 }

@@ -103,6 +103,8 @@ pub(crate) enum InvalidDescription {
     TooMany(String),
     #[error("`{0}` has a text of more than {TEXT_BYTES} bytes")]
     TooLong(String),
+    #[error("a text of `{0}` has characters that steer terminals")]
+    Steers(String),
     #[error("`{0}` has neither a server half nor a client half")]
     NoHalves(String),
 }
@@ -120,6 +122,10 @@ impl Description {
         }
         if self.texts().any(|text| text.len() > TEXT_BYTES) {
             return Err(InvalidDescription::TooLong(self.name.clone()));
+        }
+        let steers = |character: char| character.is_control() && !"\r\n\t".contains(character);
+        if self.texts().any(|text| text.contains(steers)) {
+            return Err(InvalidDescription::Steers(self.name.clone()));
         }
         if !self.commander && !self.sender {
             return Err(InvalidDescription::NoHalves(self.name.clone()));
@@ -287,6 +293,10 @@ mod tests {
             },
             Description {
                 commander: false,
+                ..description()
+            },
+            Description {
+                details: "a title\x1b]2;x\x07".into(),
                 ..description()
             },
         ];

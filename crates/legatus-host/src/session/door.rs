@@ -3,12 +3,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use legatus_core::{Control, limits};
 use prost::Message;
+use rustix::fs::{AtFlags, RenameFlags, renameat_with, unlinkat};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{OPEN_AFTER, Session, attachment};
@@ -28,16 +29,14 @@ pub(super) async fn keep_open(session: Arc<Session>) {
         () = session.open.cancelled() => {}
         () = session.over.cancelled() => return,
     }
-    let name = PathBuf::from("/proc/self/fd")
-        .join(session.keep.folder.as_raw_fd().to_string())
-        .join(&session.keep.facts.id);
-    let listener = match listen(&name) {
+    let listener = match listen(&session.keep.folder, &session.keep.facts.id) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "a session has no socket: nobody can attach to it later");
             return;
         }
     };
+    session.door_is_open.store(true, Ordering::Relaxed);
     loop {
         tokio::select! {
             biased;
@@ -57,13 +56,26 @@ impl Session {
     /// Takes the socket away.
     pub(super) fn close_door(&self) {
         let id = self.keep.facts.id.as_str();
-        // It may never have been opened.
-        rustix::fs::unlinkat(&self.keep.folder, id, rustix::fs::AtFlags::empty()).ok();
+        // It may never have been opened, and another's may be there.
+        if self.door_is_open.load(Ordering::Relaxed) {
+            unlinkat(&self.keep.folder, id, AtFlags::empty()).ok();
+        }
     }
 }
 
-fn listen(name: &std::path::Path) -> io::Result<UnixListener> {
-    let listener = StdUnixListener::bind(name)?;
+/// Listens at a socket in this folder. It has its name when it takes connections and not before: a server
+/// that is refused one believes that the holder is dead, and removes the socket.
+fn listen(folder: &OwnedFd, id: &str) -> io::Result<UnixListener> {
+    // No server takes this for a session's name.
+    let new = format!("{id}.new");
+    // A path of any length fits so.
+    let path = format!("/proc/self/fd/{}/{new}", folder.as_raw_fd());
+    let listener = StdUnixListener::bind(path)?;
+    let renamed = renameat_with(folder, new.as_str(), folder, id, RenameFlags::NOREPLACE);
+    if let Err(error) = renamed {
+        unlinkat(folder, new.as_str(), AtFlags::empty()).ok();
+        return Err(error.into());
+    }
     listener.set_nonblocking(true)?;
     UnixListener::from_std(listener)
 }
@@ -157,4 +169,32 @@ async fn attach(
 
 async fn answer(stream: &mut UnixStream, hello: &Hello) -> io::Result<()> {
     frame::write(stream, Frame::Hello(hello.encode_to_vec().into())).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_has_its_name_takes_connections_and_replaces_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let descriptor = OwnedFd::from(fs::File::open(folder.path()).unwrap());
+        let socket = folder.path().join("1");
+        let asking = std::thread::spawn(move || {
+            loop {
+                match std::os::unix::net::UnixStream::connect(&socket) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    connected => return connected.map(drop),
+                }
+            }
+        });
+        let _listener = listen(&descriptor, "1").unwrap();
+        asking.join().unwrap().unwrap();
+        let error = listen(&descriptor, "1").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1);
+    }
 }

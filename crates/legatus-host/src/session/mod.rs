@@ -11,6 +11,7 @@ mod spill;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +76,7 @@ struct Session {
     cancellation: CancellationToken,
     /// Fires when later clients must find a way in at once.
     open: CancellationToken,
+    door_is_open: AtomicBool,
     /// Fires when the holder ends.
     over: CancellationToken,
 }
@@ -104,6 +106,7 @@ pub(crate) async fn run(
         controls,
         cancellation: call.cancellation.clone(),
         open: CancellationToken::new(),
+        door_is_open: AtomicBool::new(false),
         over: CancellationToken::new(),
         keep,
     });

@@ -54,7 +54,10 @@ pub(super) fn request(arguments: &Arguments, local: &dyn Local) -> Result<Asked,
         mode: Some(mode),
     };
     let mut request = CoreRequest::from_body(request.encode_to_vec());
-    request.timeout = arguments.duration("timeout")?;
+    // As with timeout(1).
+    request.timeout = arguments
+        .duration("timeout")?
+        .filter(|timeout| !timeout.is_zero());
     request.keeping = keeping(arguments, on_terminal)?;
     Ok(Asked {
         request,
@@ -98,6 +101,7 @@ fn keeping(arguments: &Arguments, on_terminal: bool) -> Result<Option<Keeping>, 
         name: name.to_owned(),
         replay_bytes,
         terminal: on_terminal,
+        detached,
     };
     Ok((!linger.is_zero()).then_some(keeping))
 }

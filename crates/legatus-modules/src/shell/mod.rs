@@ -165,8 +165,12 @@ fn spec() -> Spec {
                 "DIR",
                 "Run in this directory there instead of in the home directory",
             ),
-            Argument::option("timeout", "DURATION", "End the call after so long")
-                .value(ValueKind::Duration),
+            Argument::option(
+                "timeout",
+                "DURATION",
+                "End the call after so long; 0: never",
+            )
+            .value(ValueKind::Duration),
             Argument::option(
                 "linger",
                 "DURATION",

@@ -121,7 +121,11 @@ impl Program {
                     _ => 126,
                 };
                 let shown = self.path.as_os_str().display();
-                let message = format!("legatus: cannot run `{shown}`: {why}");
+                let mut message = format!("legatus: cannot run `{shown}`: {why}");
+                let is_line = self.path.as_os_str().as_bytes().contains(&b' ');
+                if error.kind() == io::ErrorKind::NotFound && is_line {
+                    message.push_str("\nhint: `-c LINE` runs a line by the shell there");
+                }
                 NotRun::AsShell(message, Outcome::Exit(status))
             }
             Origin::Passwd(user) => {

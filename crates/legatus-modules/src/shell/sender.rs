@@ -45,6 +45,11 @@ pub(super) async fn send(
     caller: &dyn Caller,
     local: &dyn Local,
 ) -> Result<Outcome, Fault> {
+    if arguments.is_given("detach") && !caller.keeps_calls() {
+        let fault =
+            Fault::new("what runs here ends with this program, so that it cannot be detached");
+        return Err(fault.with_hint("a server keeps detached commands: name its host"));
+    }
     let Asked {
         request,
         on_terminal,
@@ -126,11 +131,18 @@ async fn detach(
         controls,
         outcome,
     } = conversation;
+    let mut has_begun = false;
     while let Some(message) = channel.receive().await {
-        let Some(Part::Started(started)) = Output::decode(message).ok().and_then(|it| it.part)
-        else {
-            continue;
+        let started = match Output::decode(message).ok().and_then(|it| it.part) {
+            Some(Part::Started(started)) => started,
+            // Why it does not begin.
+            Some(Part::Stderr(text)) => {
+                local.output(Stream::Stderr).write(text).await.ok();
+                continue;
+            }
+            _ => continue,
         };
+        has_begun = true;
         let mut stdout = local.output(Stream::Stdout);
         let told = name.unwrap_or(started.call_id);
         stdout.write(format!("{told}\n").into()).await.ok(); // it runs, whoever reads that
@@ -145,7 +157,11 @@ async fn detach(
         controls.send(Control::Detach);
         break;
     }
-    Ok(outcome.wait().await)
+    Ok(match outcome.wait().await {
+        // Whoever attaches learns how it ended.
+        Outcome::Exit(_) | Outcome::Signal(_) if has_begun => Outcome::SUCCESS,
+        outcome => outcome,
+    })
 }
 
 /// A user who is connected to a session.

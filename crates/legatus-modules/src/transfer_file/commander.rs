@@ -29,8 +29,11 @@ impl Commander for TransferFile {
     fn inspect(&self, request: &Request) -> Result<Inspection, Fault> {
         Ok(match decode(request)?.0 {
             Action::Upload(upload) => Inspection {
-                // What is there is looked at, and told in parts by sums of blocks.
-                effects: Effects::WRITE,
+                effects: match upload.options.as_ref().is_some_and(tells) {
+                    true => Effects::READ.union(Effects::WRITE),
+                    // What is there is looked at, and told in parts by sums of blocks.
+                    false => Effects::WRITE,
+                },
                 summary: format!("upload to {}", names::shown(&upload.target)),
             },
             Action::Download(download) => Inspection {
@@ -102,6 +105,11 @@ fn refuse(why: &str) -> Fault {
     Fault::new(format!("cannot understand the request: {why}"))
 }
 
+/// Whether an upload has what is at its target compared, listed or deleted, and tells of that.
+fn tells(options: &messages::Options) -> bool {
+    options.checksum || options.itemize || options.delete || options.dry_run
+}
+
 /// Decodes a request: what is asked for, and where it is allowed.
 fn decode(request: &Request) -> Result<(Action, messages::Bounds), Fault> {
     let request =
@@ -153,8 +161,7 @@ impl TransferFile {
                     return Ok(());
                 }
                 options.whole_file = true;
-                let tells = options.checksum || options.itemize || options.delete;
-                if tells || options.dry_run {
+                if tells(options) {
                     return Err(Fault::new(format!(
                         "{} may be written and not read: nothing is compared, listed or deleted",
                         names::shown(&upload.target)

@@ -38,6 +38,14 @@ impl Lister {
             }
             if self.enter_all(walk, names.get(common..).unwrap_or_default(), path)? {
                 let depth = walk.depth();
+                // What was never seen there has not vanished.
+                let there = walk
+                    .folder()
+                    .and_then(|folder| Ok(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?));
+                if let Err(error) = there {
+                    self.failed_at(path, &reason(&error))?;
+                    continue;
+                }
                 self.found(walk, name, FileType::Unknown)?;
                 self.tree(walk, depth)?;
             }

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use legatus_core::limits::CHUNK_BYTES;
+use legatus_core::{BufferPool, PooledBuffer};
 use prost::Message;
 use tokio::sync::mpsc;
 
@@ -21,6 +24,10 @@ const BATCH_BYTES: usize = CHUNK_BYTES + SLACK_BYTES;
 const DATA_OVERHEAD: usize = 2 * (1 + 4);
 /// Buffers that are kept to be used again: as many as are on their way at a time.
 const POOL: usize = 12;
+
+/// How long is waited for a buffer of the channel before one of our own is taken, so that a call that was cancelled
+/// does not wait for ever.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What a source gives to its task.
 #[derive(Debug)]
@@ -38,13 +45,31 @@ pub(super) struct Stopped;
 /// Packs events into messages and gives them to the source's task.
 #[derive(Debug)]
 pub(super) struct Packer {
-    /// All of it initialised, so that contents can be read into it; `used` bytes are filled.
-    batch: BytesMut,
+    /// What is packed, of which `used` bytes are filled.
+    batch: Option<Batch>,
     used: usize,
+    /// Where messages are best made.
+    buffers: Option<Arc<dyn BufferPool>>,
     /// Buffers that were sent; the first is free again when nobody else has it any more.
     pool: VecDeque<Bytes>,
     outgoing: mpsc::Sender<Outgoing>,
     pressure: Pressure,
+}
+
+/// The memory of a message; all of it is initialised, so that contents can be read into it.
+#[derive(Debug)]
+enum Batch {
+    Own(BytesMut),
+    Pooled(PooledBuffer),
+}
+
+impl AsMut<[u8]> for Batch {
+    fn as_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Own(own) => own,
+            Self::Pooled(pooled) => pooled.as_mut(),
+        }
+    }
 }
 
 /// How fast messages are taken.
@@ -91,12 +116,18 @@ impl Packer {
     pub(super) fn new(outgoing: mpsc::Sender<Outgoing>) -> Self {
         Self {
             // Made when it is needed.
-            batch: BytesMut::new(),
+            batch: None,
             used: 0,
+            buffers: None,
             pool: VecDeque::with_capacity(POOL),
             outgoing,
             pressure: Pressure::new(),
         }
+    }
+
+    /// The same, which makes messages in these buffers.
+    pub(super) fn with_buffers(self, buffers: Option<Arc<dyn BufferPool>>) -> Self {
+        Self { buffers, ..self }
     }
 
     /// Appends an event; returns how many bytes it takes.
@@ -113,7 +144,7 @@ impl Packer {
     fn item(&mut self, key: u8, item: &impl Message) -> Result<usize, Stopped> {
         let length = item.encoded_len();
         self.reserve(length + DATA_OVERHEAD)?;
-        let mut room = self.batch.get_mut(self.used..).unwrap_or_default();
+        let mut room = self.room(self.used..BATCH_BYTES);
         let before = room.len();
         bytes::BufMut::put_u8(&mut room, key);
         // The room was made for the longest item: names and link targets are limited by Linux, extended
@@ -131,12 +162,8 @@ impl Packer {
         self.reserve(data.len() + DATA_OVERHEAD)?;
         let prefix = DataPrefix::of(data.len());
         let start = self.used + prefix.length;
-        if let Some(room) = self.batch.get_mut(self.used..start) {
-            room.copy_from_slice(prefix.bytes());
-        }
-        if let Some(room) = self.batch.get_mut(start..start + data.len()) {
-            room.copy_from_slice(data);
-        }
+        self.room(self.used..start).copy_from_slice(prefix.bytes());
+        self.room(start..start + data.len()).copy_from_slice(data);
         self.used = start + data.len();
         Ok(())
     }
@@ -153,25 +180,20 @@ impl Packer {
         self.reserve(wanted + DATA_OVERHEAD)?;
         let mut prefix = DataPrefix::of(wanted);
         let start = self.used + prefix.length;
-        let Some(room) = self.batch.get_mut(start..start + wanted) else {
-            return Ok(Ok(&[]));
-        };
-        let read = match read_full(file, at, room) {
+        let read = match read_full(file, at, self.room(start..start + wanted)) {
             Ok(0) => return Ok(Ok(&[])),
             Ok(read) => read,
             Err(error) => return Ok(Err(error)),
         };
         if read < wanted {
             prefix = DataPrefix::of(read);
-            self.batch
-                .copy_within(start..start + read, self.used + prefix.length);
+            let (from, to) = (start - self.used, prefix.length);
+            self.room(self.used..start + read).copy_within(from.., to);
         }
         let start = self.used + prefix.length;
-        if let Some(room) = self.batch.get_mut(self.used..start) {
-            room.copy_from_slice(prefix.bytes());
-        }
+        self.room(self.used..start).copy_from_slice(prefix.bytes());
         self.used = start + read;
-        Ok(Ok(self.batch.get(start..self.used).unwrap_or_default()))
+        Ok(Ok(self.room(start..start + read)))
     }
 
     /// Tells of an entry that could not be read.
@@ -185,12 +207,19 @@ impl Packer {
         if self.used == 0 {
             return Ok(());
         }
-        let full = std::mem::take(&mut self.batch).freeze();
-        let message = full.slice(..self.used);
-        self.used = 0;
-        if self.pool.len() < POOL {
-            self.pool.push_back(full);
-        }
+        let used = std::mem::take(&mut self.used);
+        let message = match self.batch.take() {
+            Some(Batch::Own(own)) => {
+                let full = own.freeze();
+                let message = full.slice(..used);
+                if self.pool.len() < POOL {
+                    self.pool.push_back(full);
+                }
+                message
+            }
+            Some(Batch::Pooled(pooled)) => pooled.freeze(used),
+            None => return Ok(()),
+        };
         let bytes = message.len() as u64;
         let began = Instant::now();
         let message = Outgoing::Message(message);
@@ -208,21 +237,35 @@ impl Packer {
         if self.used + bytes > BATCH_BYTES {
             self.flush()?;
         }
-        if self.batch.is_empty() {
-            self.batch = self.buffer();
+        if self.batch.is_none() {
+            self.batch = Some(self.memory());
         }
         Ok(())
     }
 
-    fn buffer(&mut self) -> BytesMut {
-        match self.pool.pop_front().map(Bytes::try_into_mut) {
-            Some(Ok(free)) => free,
-            Some(Err(taken)) => {
-                self.pool.push_front(taken);
-                BytesMut::zeroed(BATCH_BYTES)
+    /// Memory for the next message: where it needs not be copied, if that comes free soon.
+    fn memory(&mut self) -> Batch {
+        if let Some(buffers) = &self.buffers {
+            let began = Instant::now();
+            let pooled = buffers.take(PATIENCE);
+            self.pressure.waited += began.elapsed();
+            if let Some(pooled) = pooled {
+                return Batch::Pooled(pooled);
             }
-            None => BytesMut::zeroed(BATCH_BYTES),
         }
+        match self.pool.pop_front().map(Bytes::try_into_mut) {
+            Some(Ok(free)) => return Batch::Own(free),
+            Some(Err(taken)) => self.pool.push_front(taken),
+            None => {}
+        }
+        Batch::Own(BytesMut::zeroed(BATCH_BYTES))
+    }
+
+    fn room(&mut self, range: Range<usize>) -> &mut [u8] {
+        let batch = self.batch.as_mut().map(Batch::as_mut);
+        batch
+            .and_then(|batch| batch.get_mut(range))
+            .unwrap_or_default()
     }
 }
 
@@ -271,4 +314,52 @@ fn read_full(file: &File, mut at: u64, mut room: &mut [u8]) -> io::Result<usize>
         }
     }
     Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use legatus_core::limits::MESSAGE_BYTES;
+
+    use super::*;
+
+    /// Buffers that are there once; notes how many are left.
+    #[derive(Debug)]
+    struct Buffers(Mutex<u32>);
+
+    impl BufferPool for Buffers {
+        fn take(&self, _: Duration) -> Option<PooledBuffer> {
+            let mut left = self.0.lock().unwrap();
+            *left = left.checked_sub(1)?;
+            Some(PooledBuffer::new(vec![b'!'; MESSAGE_BYTES]))
+        }
+    }
+
+    #[test]
+    fn messages_are_the_same_in_buffers_of_the_channel_and_in_own_ones() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&vec![b'x'; CHUNK_BYTES], 0).unwrap();
+        let (outgoing, mut told) = mpsc::channel(4);
+        let buffers = Arc::new(Buffers(Mutex::new(2)));
+        let mut packer = Packer::new(outgoing).with_buffers(Some(Arc::<Buffers>::clone(&buffers)));
+        for _ in 0..2 {
+            let data = packer.data(&file, 0, CHUNK_BYTES).unwrap().unwrap();
+            assert_eq!(data.len(), CHUNK_BYTES);
+            packer.flush().unwrap();
+            // What shrinks while it is read takes a shorter length, and moves.
+            let data = packer
+                .data(&file, CHUNK_BYTES as u64 - 3, CHUNK_BYTES)
+                .unwrap();
+            assert_eq!(data.unwrap(), b"xxx");
+            packer.flush().unwrap();
+        }
+        let mut messages = || match told.try_recv().unwrap() {
+            Outgoing::Message(message) => message,
+            Outgoing::Failure(failure) => panic!("{failure:?}"),
+        };
+        let first = (messages(), messages());
+        assert_eq!(first, (messages(), messages()));
+        assert_eq!(*buffers.0.lock().unwrap(), 0, "all were used");
+    }
 }

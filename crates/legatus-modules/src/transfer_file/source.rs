@@ -95,10 +95,10 @@ pub(super) async fn run_source(
     let compressor = Compressor::new(job.options.compression)?;
     let pace = Pace::new(job.options.bandwidth);
     let (name, named) = oneshot::channel();
-    let named = (job.options.names_follow || job.named.is_some()).then_some(named);
-    let name = match job.named {
-        Some(paths) => name.send(paths).err().and(None),
-        None => Some(name),
+    let (name, named) = match job.named {
+        Some(paths) => (name.send(paths).err().and(None), Some(named)),
+        None if job.options.names_follow => (Some(name), Some(named)),
+        None => (None, None),
     };
     let lister = Lister::new(
         Packer::new(packed.clone()),
@@ -109,7 +109,7 @@ pub(super) async fn run_source(
         job.count,
     );
     let reader = Reader::new(
-        Packer::new(packed),
+        Packer::new(packed).with_buffers(channel.buffers()),
         compressor,
         Arc::clone(&gauge),
         Arc::clone(&skipped),

@@ -27,11 +27,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a connection is looked for when it is not known whether the call has begun.
 const UNCERTAIN: Duration = Duration::from_secs(30);
 
+/// How long after a call was first opened it may be opened again, if it is not known whether it has
+/// begun: for less than its server remembers that, also if this machine has slept.
+const OPENED_AGAIN_WITHIN: Duration = Duration::from_secs(45);
+
 /// How an attempt over one connection ended.
 enum End {
     Outcome(Outcome),
-    /// The connection is lost, for this reason.
-    Lost(String),
+    /// The connection is lost, for this reason; another may do better.
+    Lost(Fault),
+    /// The server is there and does not let this client in any more.
+    Refused(Fault),
 }
 
 /// One kept call.
@@ -50,8 +56,19 @@ struct Kept {
     /// Whether the server has said that it keeps the call.
     kept: bool,
     linger: Duration,
+    /// When it was opened first, since the machine was started.
+    opened: Duration,
     /// Since when there has been no connection that works, and how long to pause before the next.
     away: Option<(Instant, Duration)>,
+}
+
+impl Client {
+    /// The same connection, to a server that ends with this client, so that it can keep no calls.
+    #[must_use]
+    pub fn without_kept_calls(mut self) -> Self {
+        self.keeps_calls = false;
+        self
+    }
 }
 
 /// Opens a call that is kept, or attaches to one.
@@ -76,6 +93,7 @@ pub(super) fn open(client: &Client, id: String, open: Open) -> Conversation {
         received: 0,
         kept: false,
         linger,
+        opened: since_boot(),
         away: None,
     };
     let tasks = client.tasks.clone();
@@ -116,32 +134,47 @@ impl Kept {
     /// Drives the call to its outcome, over as many connections as that takes.
     async fn drive(&mut self, client: &Client, connection: &mut Client) -> Outcome {
         loop {
-            let reason = match self.attempt(client, connection).await {
+            let fault = match self.attempt(client, connection).await {
                 End::Outcome(outcome) => return outcome,
-                End::Lost(reason) => reason,
-            };
-            if client.way.is_none() {
-                return Outcome::Lost(Fault::new(format!("the connection was lost: {reason}")));
-            }
-            client.links.send_replace(Some(Link::Lost(reason)));
-            self.open.attach = Some(
-                Attach {
-                    session: self.session.clone(),
-                    resume: true,
-                    received: self.received,
-                    read_only: self.open.attach.as_ref().is_some_and(|old| old.read_only),
-                    terminal: false,
-                    own_size: self.open.attach.as_ref().is_some_and(|old| old.own_size),
+                End::Lost(fault) if client.way.is_none() => {
+                    return Outcome::Lost(Fault::new(format!("the connection was lost: {fault}")));
                 }
-                .into(),
-            );
-            // What was opened is not opened again.
-            self.open.request.clear();
-            self.open.arguments.clear();
+                End::Lost(fault) if !self.is_overdue() => fault,
+                End::Lost(fault) | End::Refused(fault) => return Outcome::Lost(self.lost(fault)),
+            };
+            client
+                .links
+                .send_replace(Some(Link::Lost(fault.to_string())));
             if let Err(outcome) = self.reconnect(client, connection).await {
                 return outcome;
             }
+            self.open.attach = Some(self.comes_back().into());
+            if self.kept {
+                // What was opened is not opened again.
+                self.open.request.clear();
+                self.open.arguments.clear();
+            }
         }
+    }
+
+    /// How the call goes on over the next connection.
+    fn comes_back(&self) -> Attach {
+        let former = self.open.attach.as_ref();
+        Attach {
+            session: self.session.clone(),
+            resume: true,
+            received: self.received,
+            read_only: former.is_some_and(|former| former.read_only),
+            terminal: false,
+            own_size: former.is_some_and(|former| former.own_size),
+            or_open: self.is_in_doubt()
+                && since_boot().saturating_sub(self.opened) < OPENED_AGAIN_WITHIN,
+        }
+    }
+
+    /// Whether the server may never have heard of this client's own call.
+    fn is_in_doubt(&self) -> bool {
+        !self.kept && self.session == self.id
     }
 
     /// Connects again, for as long as the call waits for its client.
@@ -175,9 +208,7 @@ impl Kept {
                     *connection = again;
                     return Ok(());
                 }
-                Err(fault) if since.elapsed() >= self.patience() => {
-                    return Err(self.is_lost(fault));
-                }
+                Err(fault) if self.is_overdue() => return Err(Outcome::Lost(self.lost(fault))),
                 Err(fault) => tracing::info!(%fault, "cannot connect again yet"),
             }
         }
@@ -192,13 +223,19 @@ impl Kept {
         }
     }
 
-    /// What it means that no connection was found, or that the call is not there.
-    fn is_lost(&self, fault: Fault) -> Outcome {
+    /// Whether a connection has been looked for long enough.
+    fn is_overdue(&self) -> bool {
+        self.away
+            .is_some_and(|(since, _)| since.elapsed() >= self.patience())
+    }
+
+    /// Why nobody can say what has become of the call.
+    fn lost(&self, fault: Fault) -> Fault {
         match self.kept {
-            true => Outcome::Lost(fault),
-            false => Outcome::Unavailable(Fault::new(format!(
-                "the connection was lost before the call began: {fault}"
-            ))),
+            true => fault,
+            false => Fault::new(format!(
+                "the connection was lost before the server said whether the call had begun: {fault}"
+            )),
         }
     }
 
@@ -223,7 +260,7 @@ impl Kept {
     /// Drives the call over one connection.
     async fn attempt(&mut self, client: &Client, connection: &Client) -> End {
         let stop = CancellationToken::new();
-        let patience = self.patience();
+        let in_doubt = self.is_in_doubt();
         let is_new = self.open.attach.is_none();
         let requests = self
             .uplink
@@ -238,27 +275,34 @@ impl Kept {
             away,
             ..
         } = self;
-        let gives_up = away.is_some_and(|(since, _)| since.elapsed() >= patience);
-        // It was never told that the call is kept, so perhaps there is none.
-        let uncertain = !*kept;
+        let leaves = open
+            .keeping
+            .as_ref()
+            .is_some_and(|keeping| keeping.detached);
         let resumes = open.attach.as_ref().is_some_and(|attach| attach.resume);
         let replies = async {
             let mut replies = match begin(connection, requests).await {
                 Ok(replies) => replies,
                 Err(Refusal::Refused(outcome)) => return End::Outcome(outcome),
                 // A certificate that is refused now will be later.
-                Err(Refusal::Lost(error)) => {
-                    return match connection.end.is_about_tls() || gives_up {
-                        true => End::Outcome(Outcome::Unavailable(error.into())),
-                        false => End::Lost(error.chain()),
+                Err(Refusal::Lost(error)) if connection.end.is_about_tls() => {
+                    return match resumes {
+                        true => End::Refused(error.into()),
+                        false => End::Outcome(Outcome::Unavailable(error.into())),
                     };
                 }
+                Err(Refusal::Lost(error)) => return End::Lost(Fault::new(error.chain())),
             };
             loop {
                 let part = match replies.next().await {
                     Ok(Some(reply)) => CallReply::decode(reply).ok().and_then(|reply| reply.part),
-                    Ok(None) => return End::Lost("the server has ended the connection".to_owned()),
-                    Err(error) => return End::Lost(connection.explain(&error).await.chain()),
+                    Ok(None) => {
+                        return End::Lost(Fault::new("the server has ended the connection"));
+                    }
+                    Err(error) => {
+                        let cause = connection.explain(&error).await;
+                        return End::Lost(Fault::new(cause.chain()));
+                    }
                 };
                 match part {
                     Some(call_reply::Part::Message(message)) => {
@@ -285,19 +329,23 @@ impl Kept {
                         }
                     }
                     Some(call_reply::Part::Outcome(outcome)) => {
-                        let outcome = Outcome::from(outcome);
-                        if let (true, Outcome::Unavailable(fault)) =
-                            (resumes && !gives_up, &outcome)
-                        {
-                            return End::Lost(fault.to_string());
+                        // That the call was not found yet is not how it ended.
+                        match Outcome::from(outcome) {
+                            Outcome::Unavailable(fault) if resumes && !taken.is_cancelled() => {
+                                return End::Lost(fault);
+                            }
+                            Outcome::Lost(fault)
+                                if resumes && in_doubt && !taken.is_cancelled() =>
+                            {
+                                return End::Lost(fault);
+                            }
+                            outcome => {
+                                if !leaves {
+                                    uplink.fetched();
+                                }
+                                return End::Outcome(outcome);
+                            }
                         }
-                        if let (true, true, Outcome::Lost(fault)) = (resumes, uncertain, &outcome) {
-                            return End::Outcome(Outcome::Unavailable(Fault::new(format!(
-                                "the connection was lost before the call began: {fault}"
-                            ))));
-                        }
-                        uplink.fetched();
-                        return End::Outcome(outcome);
                     }
                     None => {
                         let fault = "the server sent a message that this client does not know";
@@ -369,6 +417,12 @@ pub(super) async fn goodbye(connection: &Client, id: &str) -> bool {
         tracing::warn!("the server could not be told to end the call");
     }
     is_told
+}
+
+/// The time since this machine was started, also while it slept.
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// A pause that differs from client to client, so that not all come back at once: between half of

@@ -84,6 +84,8 @@ pub struct Client {
     tasks: TaskTracker,
     /// Calls that were lost with a connection, so that the next can tell the server to end them.
     lost: Arc<std::sync::Mutex<Vec<String>>>,
+    /// Whether the server outlives this client, so that it can keep calls.
+    keeps_calls: bool,
 }
 
 /// Lost calls that are remembered, at most: of clients that never connect again.
@@ -218,6 +220,7 @@ impl Client {
             links: watch::Sender::new(None),
             tasks: TaskTracker::new(),
             lost: Arc::default(),
+            keeps_calls: true,
         })
     }
 
@@ -364,6 +367,10 @@ impl Caller for ModuleCaller {
             open.attach = Some(attach.into());
             Ok(kept::open(&self.client(), id, open))
         })
+    }
+
+    fn keeps_calls(&self) -> bool {
+        self.client().keeps_calls
     }
 
     fn link(&self) -> BoxFuture<'_, Link> {

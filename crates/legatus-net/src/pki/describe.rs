@@ -107,7 +107,7 @@ pub struct CertificateDescription {
     pub not_after: String,
     /// `valid`, `expired` or `not yet valid`.
     pub status: &'static str,
-    /// Whole days until the end of validity; negative afterwards.
+    /// Days until the end of validity, one that has begun counted; 0 or negative afterwards.
     pub days_left: i64,
     /// The issuer's subject.
     pub issuer: String,
@@ -173,7 +173,7 @@ fn describe_certificate(der: &[u8]) -> Result<CertificateDescription, PkiError> 
             now if now > not_after => "expired",
             _ => "valid",
         },
-        days_left: (not_after - now).div_euclid(24 * 60 * 60),
+        days_left: days_left(not_after, now),
         issuer: printable(&certificate.issuer().to_string()),
         serial: hexadecimal(certificate.raw_serial(), ""),
         key: key_type(certificate.public_key()),
@@ -214,6 +214,22 @@ fn describe_key(der: &[u8]) -> Result<KeyDescription, PkiError> {
         key: key_type(&info),
         key_fingerprint: fingerprint(&public),
     })
+}
+
+/// Days until the end of validity, of moments in seconds since 1970. One that has begun counts: of
+/// 365 days there are still 365 left a second after the certificate was made.
+pub(crate) fn days_left(not_after: i64, now: i64) -> i64 {
+    (not_after - now + DAY_SECONDS - 1).div_euclid(DAY_SECONDS)
+}
+
+const DAY_SECONDS: i64 = 24 * 60 * 60;
+
+/// The role of the first certificate in a PEM file, as [`CertificateDescription::role`]; none if
+/// there is none that can be read.
+pub(super) fn role_in(pem: &[u8]) -> Option<&'static str> {
+    let der = first_block(pem, &["CERTIFICATE"]).ok()??;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    Some(role(&certificate))
 }
 
 fn role(certificate: &X509Certificate<'_>) -> &'static str {

@@ -39,6 +39,20 @@ pub enum PkiError {
     /// A target exists and may not be replaced.
     #[error("`{}` exists already", .0.display())]
     Exists(PathBuf),
+    /// A target exists and is a certificate of another role, which force does not replace either:
+    /// its bearer would be left with neither certificate nor key.
+    #[error(
+        "`{}` exists already: a certificate with the role `{existing}`, not `{wanted}`",
+        path.display()
+    )]
+    OtherRole {
+        /// The target.
+        path: PathBuf,
+        /// The role that it has: `authority`, `client` or `server`.
+        existing: &'static str,
+        /// The role of the certificate to be written.
+        wanted: &'static str,
+    },
     /// Two of the files to be written would have the same name.
     #[error("`{}` would be written twice: the names must differ", .0.display())]
     SameFile(PathBuf),
@@ -112,7 +126,12 @@ impl PkiError {
     /// What the user could do next, if anything is known.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Exists(_) => "use --force to replace it, or choose another folder or name",
+            Self::Exists(_) => {
+                "use --force to replace it, or choose another name or folder (`pki issue --out DIR`)"
+            }
+            Self::OtherRole { .. } => {
+                "--force does not replace it; choose another name or folder (`pki issue --out DIR`)"
+            }
             Self::NoAuthority(_) => "make one first: legatus pki init --dir DIR",
             Self::ServerName(_) => {
                 "use the name or address that clients will connect to, like web1.example.com or 10.0.0.1"

@@ -12,7 +12,9 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::{Authority, AuthorityOptions, Holder, IssueOptions, Issued, PkiError};
+use super::{
+    Authority, AuthorityOptions, Holder, IssueOptions, Issued, PkiError, describe::role_in,
+};
 
 /// The file name of the authority's certificate.
 pub const AUTHORITY_CERTIFICATE: &str = "ca.crt";
@@ -36,44 +38,50 @@ pub fn init(
     write_all(folder, authority_files(folder, &authority), force)
 }
 
-/// Makes a key and a certificate, `NAME.crt` and `NAME.key`, signed by the folder's authority.
-/// Returns the files written.
+/// Makes a key and a certificate, `NAME.crt` and `NAME.key` in the folder `out`, signed by the
+/// authority of the folder `authority`. Returns the files written.
 ///
 /// # Errors
 ///
-/// As [`init`], and when the authority cannot be read or the name cannot be used.
+/// As [`init`], when the authority cannot be read or the name cannot be used, and, even with
+/// `force`, when `NAME.crt` is a certificate of another role.
 pub fn issue(
-    folder: &Path,
+    authority: &Path,
+    out: &Path,
     holder: &Holder,
     options: &IssueOptions,
     force: bool,
 ) -> Result<Vec<PathBuf>, PkiError> {
-    check_targets(&holder_targets(folder, holder), force)?;
-    let issued = open(folder)?.issue(holder, options)?;
-    write_all(folder, holder_files(folder, holder, &issued), force)
+    check_role(out, holder)?;
+    check_targets(&holder_targets(out, holder), force)?;
+    let issued = open(authority)?.issue(holder, options)?;
+    write_all(out, holder_files(out, holder, &issued), force)
 }
 
-/// Signs the certificate request in a file; writes `NAME.crt`. Returns the file written.
+/// Signs the certificate request in a file; writes `NAME.crt` in the folder `out`. Returns the file
+/// written.
 ///
 /// # Errors
 ///
 /// As [`issue`], and when the request cannot be used.
 pub fn sign_request(
-    folder: &Path,
+    authority: &Path,
+    out: &Path,
     request: &Path,
     holder: &Holder,
     options: &IssueOptions,
     force: bool,
 ) -> Result<Vec<PathBuf>, PkiError> {
-    let [certificate, _] = holder_targets(folder, holder);
+    check_role(out, holder)?;
+    let [certificate, _] = holder_targets(out, holder);
     check_targets(std::slice::from_ref(&certificate), force)?;
-    let contents = open(folder)?.sign_request(&read(request)?, holder, options)?;
+    let contents = open(authority)?.sign_request(&read(request)?, holder, options)?;
     let file = NewFile {
         path: certificate,
         contents,
         mode: PUBLIC,
     };
-    write_all(folder, vec![file], force)
+    write_all(out, vec![file], force)
 }
 
 /// Makes an authority, a server's and a client's certificate at once. Returns the files written.
@@ -88,6 +96,8 @@ pub fn quickstart(
     options: &IssueOptions,
     force: bool,
 ) -> Result<Vec<PathBuf>, PkiError> {
+    check_role(folder, server)?;
+    check_role(folder, client)?;
     let (server_targets, client_targets) = (
         holder_targets(folder, server),
         holder_targets(folder, client),
@@ -213,6 +223,27 @@ fn file_stem(name: &str) -> String {
         stem.push('_');
     }
     stem
+}
+
+/// Refuses to take the place of another role's certificate: a server `ann` and a client `ann` would
+/// be the same files.
+fn check_role(folder: &Path, holder: &Holder) -> Result<(), PkiError> {
+    let [path, _] = holder_targets(folder, holder);
+    let wanted = match holder {
+        Holder::Client { .. } => "client",
+        Holder::Server { .. } => "server",
+    };
+    match read(&path).ok().and_then(|pem| role_in(&pem)) {
+        Some(existing @ ("authority" | "client" | "server")) if existing != wanted => {
+            Err(PkiError::OtherRole {
+                path,
+                existing,
+                wanted,
+            })
+        }
+        // A file that is no such certificate is one like any other.
+        _ => Ok(()),
+    }
 }
 
 fn check_targets(targets: &[PathBuf], force: bool) -> Result<(), PkiError> {

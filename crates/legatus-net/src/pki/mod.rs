@@ -14,6 +14,7 @@ mod options;
 mod tests;
 
 pub use authority::{Authority, Issued};
+pub(crate) use describe::days_left;
 pub use describe::{
     CertificateDescription, Description, KeyDescription, RequestDescription, describe,
 };

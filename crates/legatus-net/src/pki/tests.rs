@@ -165,7 +165,7 @@ fn a_server_certificate_has_every_name_once() {
         ["DNS:web1", "DNS:*.example.com", "IP:10.0.0.1", "IP:::1"]
     );
     assert_eq!((description.role, description.status), ("server", "valid"));
-    assert!(matches!(description.days_left, 364 | 365));
+    assert_eq!(description.days_left, 365);
     assert_eq!(description.serial.len(), 32);
 }
 
@@ -370,7 +370,8 @@ fn keys_are_for_their_owner_only() {
 fn nothing_is_overwritten_without_force() {
     let folder = TempDir::new().expect("a folder");
     let folder = folder.path();
-    let issue = |force| folder::issue(folder, &client("alice"), &IssueOptions::default(), force);
+    let options = IssueOptions::default();
+    let issue = |force| folder::issue(folder, folder, &client("alice"), &options, force);
     assert!(matches!(issue(false), Err(PkiError::NoAuthority(_))));
     folder::init(folder, &AuthorityOptions::default(), false).expect("written");
     let again = folder::init(folder, &AuthorityOptions::default(), false);
@@ -394,6 +395,95 @@ fn nothing_is_overwritten_without_force() {
 }
 
 #[test]
+fn a_renewal_goes_into_another_folder_and_leaves_the_old_pair_alone() {
+    let folder = TempDir::new().expect("a folder");
+    let (pki, out) = (folder.path().join("pki"), folder.path().join("new/pairs"));
+    folder::init(&pki, &AuthorityOptions::default(), false).expect("written");
+    let options = IssueOptions::default();
+    let issue = |out: &Path| folder::issue(&pki, out, &server("web1", &[]), &options, false);
+    issue(&pki).expect("written");
+    let old = |name: &str| fs::read(pki.join(name)).expect("read");
+    let before = (old("web1.crt"), old("web1.key"));
+
+    let written = issue(&out).expect("written");
+    assert_eq!(written, [out.join("web1.crt"), out.join("web1.key")]);
+    assert_eq!(mode(&out.join("web1.key")), 0o600);
+    assert_eq!((old("web1.crt"), old("web1.key")), before);
+    let renewed = fs::read_to_string(out.join("web1.crt")).expect("read");
+    let authority = fs::read_to_string(pki.join("ca.crt")).expect("read");
+    assert_eq!(
+        certificate(&renewed).issuer,
+        certificate(&authority).subject
+    );
+    assert!(matches!(issue(&out), Err(PkiError::Exists(_))));
+
+    let request = folder.path().join("web1.csr");
+    let key = KeyPair::generate().expect("a key");
+    fs::write(&request, request_pem(greedy_request(&key))).expect("written");
+    let out = folder.path().join("signed");
+    let holder = server("web1", &[]);
+    let signed = folder::sign_request(&pki, &out, &request, &holder, &options, false);
+    assert_eq!(signed.expect("signed"), [out.join("web1.crt")]);
+}
+
+#[test]
+fn another_role_is_not_overwritten_even_with_force() {
+    let folder = TempDir::new().expect("a folder");
+    let folder = folder.path();
+    let options = IssueOptions::default();
+    let quickstart = |server_name, client_name| {
+        let (server, client) = (server(server_name, &[]), client(client_name));
+        folder::quickstart(folder, &server, &client, &options, true)
+    };
+    quickstart("web1", "ann").expect("written");
+    let read = |name: &str| fs::read(folder.join(name)).expect("read");
+    let before = (read("ca.crt"), read("ann.crt"), read("ann.key"));
+
+    for force in [false, true] {
+        let error = folder::issue(folder, folder, &server("ann", &[]), &options, force);
+        let error = error.expect_err("a client's");
+        let expected = format!(
+            "`{}` exists already: a certificate with the role `client`, not `server`",
+            folder.join("ann.crt").display()
+        );
+        assert_eq!(error.to_string(), expected);
+        assert!(error.hint().is_some_and(|hint| hint.contains("--out")));
+        let error = folder::issue(folder, folder, &client("web1"), &options, force);
+        assert!(matches!(error, Err(PkiError::OtherRole { .. })));
+    }
+    let error = quickstart("ann", "bob");
+    assert!(matches!(error, Err(PkiError::OtherRole { .. })));
+    assert_eq!((read("ca.crt"), read("ann.crt"), read("ann.key")), before);
+
+    let out = folder.join("servers");
+    folder::issue(folder, &out, &server("ann", &[]), &options, false).expect("elsewhere");
+    folder::issue(folder, folder, &client("ann"), &options, true).expect("the same role");
+    fs::write(folder.join("ann.crt"), "no certificate").expect("written");
+    folder::issue(folder, folder, &server("ann", &[]), &options, true).expect("forced");
+}
+
+#[test]
+fn a_day_that_has_begun_is_left() {
+    let day = 24 * 60 * 60;
+    for (seconds, days) in [
+        (365 * day, 365),
+        (365 * day - 1, 365),
+        (364 * day, 364),
+        (1, 1),
+        (0, 0),
+        (-1, 0),
+        (-day, -1),
+    ] {
+        assert_eq!(days_left(1000 + seconds, 1000), days, "{seconds} s");
+    }
+    let authority = Authority::generate().expect("an authority");
+    let issued = authority.issue_client("alice").expect("a client");
+    let described = describe(issued.certificate_pem().as_bytes()).expect("described");
+    let text: String = described.iter().map(ToString::to_string).collect();
+    assert!(text.contains("(365 days left)"), "{text}");
+}
+
+#[test]
 fn a_request_yields_a_certificate_and_no_key() {
     let folder = TempDir::new().expect("a folder");
     let folder = folder.path();
@@ -403,7 +493,7 @@ fn a_request_yields_a_certificate_and_no_key() {
     fs::write(&request, request_pem(greedy_request(&key))).expect("written");
     let sign = || {
         let options = IssueOptions::default();
-        folder::sign_request(folder, &request, &client("alice"), &options, false)
+        folder::sign_request(folder, folder, &request, &client("alice"), &options, false)
     };
     assert_eq!(sign().expect("signed"), [folder.join("alice.crt")]);
     assert!(!folder.join("alice.key").exists());
@@ -425,7 +515,8 @@ fn odd_names_stay_inside_the_folder() {
         ("ca", "ca_.crt"),
         ("a b", "a_b.crt"),
     ] {
-        let written = folder::issue(folder, &client(name), &IssueOptions::default(), false);
+        let options = IssueOptions::default();
+        let written = folder::issue(folder, folder, &client(name), &options, false);
         let written = written.expect(name);
         assert_eq!(written.first(), Some(&folder.join(file)), "{name}");
     }

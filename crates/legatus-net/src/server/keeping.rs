@@ -75,13 +75,12 @@ impl KeptStream {
         self.received(FETCHED);
     }
 
-    /// Waits until the client has got the outcome, or cannot say so any more, or not in time.
-    pub(super) fn until_fetched(self) -> impl Future<Output = ()> {
+    /// Waits until the client has got the outcome, or cannot say so any more, or not in time; whether
+    /// it has.
+    pub(super) fn until_fetched(self) -> impl Future<Output = bool> {
         let received = self.received.subscribe();
         drop(self);
-        async move {
-            is_fetched(received).await;
-        }
+        is_fetched(received)
     }
 
     /// What the client is to be told next of its messages; `None` if the call is not kept.
@@ -145,7 +144,7 @@ mod tests {
         let fetched = client.clone().until_fetched();
         client.received(7);
         client.fetched();
-        fetched.await;
+        assert!(fetched.await);
     }
 
     #[tokio::test]
@@ -153,6 +152,6 @@ mod tests {
         let client = kept();
         let fetched = client.clone().until_fetched();
         drop(client);
-        fetched.await;
+        assert!(!fetched.await);
     }
 }

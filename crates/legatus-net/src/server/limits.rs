@@ -51,6 +51,9 @@ impl Default for ServerLimits {
     }
 }
 
+/// Lists of sessions that one identity may ask for at the same time: each asks all holders.
+const LISTINGS: usize = 32;
+
 /// Counts what is in use, so that limits can be kept.
 #[derive(Debug)]
 pub(super) struct Usages {
@@ -59,6 +62,7 @@ pub(super) struct Usages {
     pub(super) connections: Arc<Usage>,
     pub(super) connections_by_identity: Arc<Usage>,
     pub(super) calls_by_identity: Arc<Usage>,
+    pub(super) listings_by_identity: Arc<Usage>,
 }
 
 /// Counts one thing, by key.
@@ -103,6 +107,10 @@ impl Usages {
                 limits.connections_per_identity,
             ),
             calls_by_identity: Usage::new("calls of one identity", limits.calls_per_identity),
+            listings_by_identity: Usage::new(
+                "lists of sessions that one identity asks for",
+                LISTINGS,
+            ),
         }
     }
 }

@@ -3,10 +3,12 @@
 //! `connection` brings a connection from TCP to HTTP/2, `service` speaks gRPC, and `pipeline` is
 //! what happens to a call, in one readable function.
 
+mod beginning;
 mod connection;
 mod keeping;
 mod limits;
 mod pipeline;
+mod receiving;
 mod replies;
 mod running;
 mod service;
@@ -210,6 +212,11 @@ impl ServerHandle {
     /// Puts another policy in force, for calls from now on.
     pub fn set_policy(&self, policy: Policy) {
         self.state.policy.store(Arc::new(policy));
+    }
+
+    /// The modules that are called now.
+    pub fn modules(&self) -> Arc<Registry> {
+        self.state.registry.load_full()
     }
 
     /// Puts other modules in the place of those that there were, for calls from now on.

@@ -11,6 +11,7 @@ use legatus_core::{
 use tokio_util::sync::CancellationToken;
 
 use super::State;
+use super::running::Begun;
 use crate::audit::{AuditedCall, Usage};
 use crate::chain;
 
@@ -52,9 +53,16 @@ pub(super) struct Input {
 }
 
 impl State {
-    /// Takes a call from its arrival to its one outcome.
-    pub(super) async fn run_call(self: &Arc<Self>, arrived: Arrived, input: Input) -> Outcome {
-        let begun = Instant::now();
+    /// Takes a call from its arrival to its one outcome. What remembers that it has begun is taken away
+    /// if it was refused.
+    pub(super) async fn run_call(
+        self: &Arc<Self>,
+        arrived: Arrived,
+        input: Input,
+        begun: &mut Option<Begun>,
+    ) -> Outcome {
+        let begins = begun.take();
+        let arrived_at = Instant::now();
 
         // 1 find the module
         let (module, inspection) = match self.find_module(&arrived, &input.request) {
@@ -82,6 +90,7 @@ impl State {
         }
 
         // 4 execute, under the deadline
+        *begun = begins;
         let traffic = input.channel.traffic();
         let summary = inspection.summary.clone();
         let outcome = self
@@ -92,7 +101,7 @@ impl State {
         let usage = Usage {
             bytes_received: traffic.received(),
             bytes_sent: traffic.sent(),
-            duration: begun.elapsed(),
+            duration: arrived_at.elapsed(),
         };
         log_end(&audited, &outcome, usage);
         // Whoever opened a call, or found it without a client, notes its end.
@@ -174,13 +183,22 @@ impl State {
         mut input: Input,
         summary: String,
     ) -> Outcome {
-        // Whoever attaches asks for nothing new.
-        if let (Some(commander), None) = (module.commander(), &arrived.attach) {
-            match commander.admit(input.request) {
+        // What runs inside the server does not outlive it.
+        let can_be_kept = module.spec().placement == Placement::Child;
+        match (module.commander(), &arrived.attach) {
+            (_, Some(_)) if !can_be_kept => {
+                let text = format!("calls of `{}` are not kept", module.spec().name);
+                return Outcome::Failed(Fault::new(text));
+            }
+            // Whoever attaches asks for nothing, and what they say beside it was not looked at.
+            (_, Some(_)) => input.request = Request::default(),
+            (Some(commander), None) => match commander.admit(input.request) {
                 Ok(request) => input.request = request,
                 Err(fault) => return Outcome::Denied(fault),
-            }
+            },
+            (None, None) => {}
         }
+        let lost = input.persistence.as_ref().map(|kept| kept.lost.clone());
         let cancellation = arrived.cancellation.clone();
         let (id, peer) = (arrived.id.clone(), arrived.peer.clone());
         let mut call = Call::new(id, peer, permit, input.request, input.controls);
@@ -190,8 +208,6 @@ impl State {
             .and_then(|timeout| Instant::now().checked_add(timeout));
         call.cancellation = cancellation.clone();
         call.draining = self.draining.clone();
-        // What runs inside the server does not outlive it.
-        let can_be_kept = module.spec().placement == Placement::Child;
         call.persistence = input
             .persistence
             .filter(|_| can_be_kept)
@@ -205,6 +221,13 @@ impl State {
             });
         call.grant_server(Arc::clone(self) as Arc<dyn legatus_core::ServerControl>);
 
+        let is_kept = call.persistence.is_some();
+        let is_lost = async {
+            match lost {
+                Some(lost) if !is_kept => lost.cancelled_owned().await,
+                _ => std::future::pending().await,
+            }
+        };
         let deadline = call.deadline;
         let mut execution = Execution::start(Arc::clone(module), call, input.channel);
         let ended = tokio::select! {
@@ -216,9 +239,10 @@ impl State {
                 None => Outcome::Cancelled,
             },
             // A kept call is let go instead.
-            () = self.stopping.cancelled(), if arrived.kept.is_none() => {
+            () = self.stopping.cancelled(), if !is_kept => {
                 Outcome::Lost(Fault::new("the server has shut down before the call ended"))
             }
+            () = is_lost => Outcome::Cancelled,
         };
         cancellation.cancel();
         if tokio::time::timeout(GRACE, execution.outcome())
@@ -254,7 +278,7 @@ fn audited<'a>(
     AuditedCall {
         id: &arrived.id,
         identity: arrived.peer.identity(),
-        address: &arrived.address,
+        address: Some(&arrived.address),
         module: found.map_or(arrived.module.as_str(), |(module, _)| &module.spec().name),
         summary: found.map_or("", |(_, inspection)| cut(&inspection.summary)),
         effects: found.map_or(Effects::NONE, |(_, inspection)| inspection.effects),
@@ -277,7 +301,7 @@ fn log_end(call: &AuditedCall<'_>, outcome: &Outcome, usage: Usage) {
         arguments = call.summary,
         outcome = outcome.kind(),
         status = outcome.exit_status(),
-        fault = outcome.fault().map(tracing::field::debug),
+        fault = outcome.fault().map(Fault::message),
         received = usage.bytes_received,
         sent = usage.bytes_sent,
         seconds = usage.duration.as_secs_f64(),

@@ -9,9 +9,7 @@ use legatus_core::wire::{
     CallRequest, ControlReply, ControlRequest, DescribeReply, DescribeRequest, EndSessionReply,
     EndSessionRequest, Limits, ListSessionsReply, ListSessionsRequest, Open, call_request,
 };
-use legatus_core::{
-    CallId, Channel, ChannelClosed, ChannelSender, Control, Fault, Outcome, Request, limits,
-};
+use legatus_core::{CallId, Channel, Control, Fault, Outcome, Request, limits};
 use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -21,12 +19,14 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::State;
+use super::beginning::remember;
 use super::connection::Connection;
 use super::keeping::KeptStream;
 use super::limits::InUse;
 use super::pipeline::{Arrived, Input};
+use super::receiving::receive;
 use super::replies;
-use crate::framing::{Body, CONTENT_TYPE, LARGEST, MessageReader, Pieces, ReadError};
+use crate::framing::{Body, CONTENT_TYPE, LARGEST, MessageReader, Pieces};
 use crate::service::legatus_server::{Legatus, LegatusServer};
 
 /// Tells who asks for the server's health.
@@ -88,7 +88,7 @@ impl Legatus for Service {
         request: GrpcRequest<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsReply>, Status> {
         let connection = connection(&request)?;
-        let listed = self.state.list_sessions(&connection.peer).await;
+        let listed = self.state.list_sessions(&connection.peer).await?;
         Ok(Response::new(listed))
     }
 
@@ -98,7 +98,7 @@ impl Legatus for Service {
     ) -> Result<Response<EndSessionReply>, Status> {
         let connection = connection(&request)?;
         let request = request.into_inner();
-        let ended = self.state.end_session(&connection.peer, request).await?;
+        let ended = self.state.end_session(&connection, request).await?;
         Ok(Response::new(ended))
     }
 
@@ -142,7 +142,12 @@ pub(super) async fn call(
     }
     let mut messages = MessageReader::new(request.into_body());
     let started = match opening(&mut messages, state.limits.handshake).await {
-        Ok(open) => state.start(connection, open, messages),
+        Ok(open) => {
+            if open.attach.as_ref().is_some_and(|attach| attach.or_open) {
+                state.outlast_predecessor().await;
+            }
+            state.start(connection, open, messages)
+        }
         Err(status) => Err(status),
     };
     match started {
@@ -181,8 +186,8 @@ impl State {
         messages: MessageReader,
     ) -> Result<Pieces, Status> {
         let cancellation = CancellationToken::new();
-        let (kept, persistence) = KeptStream::new(&mut open, &connection, &cancellation).unzip();
-        let attach = persistence.as_ref().and_then(|kept| kept.attach.clone());
+        let (kept, mut persistence) =
+            KeptStream::new(&mut open, &connection, &cancellation).unzip();
         let id = call_id(open.call_id)?;
         let (ours, theirs) = Channel::pair(limits::CHANNEL_BYTES);
         let (sender, receiver) = ours.split();
@@ -190,6 +195,22 @@ impl State {
         let replies = replies::stream(receiver, pending, &cancellation, kept.clone());
         let (controls, controlled) = Control::queue();
         let refused = Arc::new(OnceLock::new());
+        // From here on the caller can control the call.
+        let attach = persistence.as_ref().and_then(|kept| kept.attach.as_ref());
+        let added = self.running.add(
+            &connection.peer,
+            &id,
+            controls,
+            cancellation.clone(),
+            kept.as_ref().map(|kept| kept.lost.clone()),
+            self.coming(&id, &open.module, attach),
+        );
+        let (running, begun) = added.unzip();
+        let begun = begun.flatten();
+        let opens_session = begun.is_some();
+        if let (Some(kept), true) = (&mut persistence, opens_session) {
+            kept.attach = None;
+        }
         let arrived = Arrived {
             id,
             peer: connection.peer.clone(),
@@ -199,18 +220,8 @@ impl State {
             cancellation: cancellation.clone(),
             refused: Arc::clone(&refused),
             kept: kept.as_ref().map(|kept| kept.kept.clone()),
-            attach,
+            attach: persistence.as_ref().and_then(|kept| kept.attach.clone()),
         };
-        // From here on the caller can control the call.
-        let resume = arrived.attach.as_ref().is_some_and(|attach| attach.resume);
-        let running = self.running.add(
-            &arrived.peer,
-            &arrived.id,
-            controls,
-            cancellation.clone(),
-            kept.as_ref().map(|kept| (kept.lost.clone(), resume)),
-        );
-        let opens_session = kept.is_some() && arrived.attach.is_none();
         let in_use = CallInUse::take(self, &connection).and_then(|in_use| {
             let identity = connection.peer.identity();
             if opens_session {
@@ -219,6 +230,9 @@ impl State {
             }
             Ok(in_use)
         });
+        // What goes on without a client here keeps its id, so that its end is noted.
+        let running =
+            running.filter(|_| !opens_session || !self.unattended.knows(arrived.id.as_str()));
         let taken = match (running, in_use) {
             (Some(running), Ok(in_use)) => (running, in_use),
             (None, _) => {
@@ -251,8 +265,9 @@ impl State {
             let given_back_at_the_end = taken;
             let receiving = receive(messages, sender, cancellation, refused, kept.clone());
             let mut receiving = Box::pin(receiving);
+            let mut begun = begun;
             let outcome = tokio::select! {
-                outcome = state.run_call(arrived, input) => outcome,
+                outcome = state.run_call(arrived, input, &mut begun) => outcome,
                 never = &mut receiving => match never {},
                 never = let_go(&state, kept.as_ref()) => match never {},
             };
@@ -261,21 +276,37 @@ impl State {
                 decide.send(Some(outcome)).ok();
                 return;
             };
-            if let Some((id, peer)) = session.filter(|_| kept.kept.is_set()) {
-                state.unattended.note(id.as_str(), peer.identity());
-            }
-            let goes_on = kept.kept.is_set() && matches!(outcome, Outcome::Lost(_));
-            decide.send((!goes_on).then_some(outcome)).ok();
-            if !kept.kept.is_set() {
-                // That the outcome has arrived is still to come.
-                let fetched = kept.until_fetched();
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = fetched => {}
-                        never = receiving => match never {},
+            if let Some((id, peer)) = &session {
+                match kept.kept.is_set() {
+                    true => state.unattended.note(id.as_str(), peer.identity()),
+                    false if begun.is_some() => {
+                        state.unattended.end_is_noted(id.as_str(), peer.identity());
                     }
-                });
+                    // It was refused.
+                    false => {}
+                }
             }
+            let goes_on = kept.kept.is_set();
+            let is_told = !(goes_on && matches!(outcome, Outcome::Lost(_)));
+            decide.send(is_told.then_some(outcome)).ok();
+            // That the outcome has arrived is still to come.
+            let fetched = kept.until_fetched();
+            let until_known = async move {
+                if goes_on {
+                    return false;
+                }
+                tokio::select! {
+                    is_fetched = fetched => is_fetched,
+                    never = receiving => match never {},
+                }
+            };
+            tokio::spawn(async move {
+                let knows = until_known.await;
+                if let (true, Some((id, peer))) = (knows, &session) {
+                    state.unattended.takes_noted(id.as_str(), peer.identity());
+                }
+                remember(begun, knows).await;
+            });
         });
         Ok(replies)
     }
@@ -288,75 +319,6 @@ fn shortened(name: String) -> String {
         Some(beginning) if beginning.len() < name.len() => format!("{beginning}..."),
         _ => name,
     }
-}
-
-/// Passes the caller's messages on. When the module reads no more, the rest is dropped, so that
-/// the caller is not stuck. Only a half-close ends the module's input: when the caller goes away
-/// or sends what cannot be taken, the call is cancelled instead. Never returns: the call's end
-/// ends it.
-async fn receive(
-    mut messages: MessageReader,
-    sender: ChannelSender,
-    cancellation: CancellationToken,
-    refused: Arc<OnceLock<Fault>>,
-    kept: Option<KeptStream>,
-) -> std::convert::Infallible {
-    let mut sender = Some(sender);
-    loop {
-        let part = match messages.next().await {
-            Ok(Some(message)) => CallRequest::decode(message).ok().and_then(|call| call.part),
-            // Its stream of replies ends, too, and tells whether that is a goodbye.
-            Ok(None) | Err(ReadError::Reset | ReadError::Failed(_)) if kept.is_some() => break,
-            Ok(None) => {
-                sender = None;
-                break;
-            }
-            Err(error) => {
-                if !matches!(error, ReadError::Reset | ReadError::Failed(_)) {
-                    refused.set(Fault::new(error.to_string())).ok(); // the first reason is the one
-                }
-                cancellation.cancel();
-                break;
-            }
-        };
-        let message = match (part, &kept) {
-            (Some(call_request::Part::Message(message)), _) => Some(message),
-            (Some(call_request::Part::Received(count)), Some(kept)) => {
-                kept.received(count);
-                continue;
-            }
-            (Some(call_request::Part::Fetched(_)), Some(kept)) => {
-                kept.fetched();
-                continue;
-            }
-            (Some(call_request::Part::End(_)), Some(_)) => {
-                sender = None;
-                continue;
-            }
-            _ => None,
-        };
-        let Some(message) = message else {
-            let fault = Fault::new("a message of a call that this server does not know");
-            refused.set(fault).ok();
-            cancellation.cancel();
-            break;
-        };
-        let Some(open) = &sender else { continue };
-        match open.send(message).await {
-            Ok(()) => {}
-            Err(ChannelClosed::Gone) => sender = None,
-            Err(error @ ChannelClosed::TooLong(_)) => {
-                refused.set(Fault::new(error.to_string())).ok();
-                cancellation.cancel();
-                break;
-            }
-        }
-    }
-    // Nobody will acknowledge anything any more.
-    drop(kept);
-    // Unless it was closed properly, the input stays open until the call has ended.
-    let _open = sender;
-    std::future::pending().await
 }
 
 /// Lets a kept call go when a draining server has waited long enough for it: another one goes on

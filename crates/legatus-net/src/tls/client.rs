@@ -7,7 +7,7 @@ use rustls::{ClientConfig, client::Resumption, sign::SingleCertAndKey};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PairSource, RootSource, TlsError,
+    PairSource, Role, RootSource, TlsError,
     provider::{ALPN_HTTP2, provider},
     watch::WatchedFiles,
 };
@@ -31,7 +31,8 @@ impl ClientTls {
     ///
     /// # Errors
     ///
-    /// When something cannot be read, or the key does not belong to the certificate.
+    /// When something cannot be read, the certificate is not for clients, or the key does not belong
+    /// to it.
     pub fn new(pair: Option<PairSource>, servers: RootSource) -> Result<Self, TlsError> {
         let paths = pair.iter().flat_map(PairSource::paths);
         let files = WatchedFiles::new(paths.chain(servers.path()));
@@ -79,7 +80,7 @@ fn load(pair: Option<&PairSource>, servers: &RootSource) -> Result<Arc<ClientCon
         .with_root_certificates(servers.load()?);
     let mut config = match pair {
         Some(pair) => {
-            let pair = pair.load(&provider)?;
+            let pair = pair.load(Role::Client, &provider)?;
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
         }
         None => builder.with_no_client_auth(),

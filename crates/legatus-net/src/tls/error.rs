@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{IdentityError, source::Origin};
+use super::{IdentityError, Role, source::Origin};
 
 /// Why TLS could not be set up, or a handshake failed. [`super::explain()`] tells more of the latter.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +91,21 @@ pub enum TlsError {
         /// Why not.
         source: rustls::server::VerifierBuilderError,
     },
+    /// A certificate is not for the side that should show it.
+    #[error(
+        "the certificate in {origin} is {found} certificate for `{}`, not a {needed}'s",
+        name.escape_debug()
+    )]
+    WrongRole {
+        /// Where it is.
+        origin: Origin,
+        /// Whose it is: `a client's`, `a server's` or `another kind of`.
+        found: &'static str,
+        /// The name in it.
+        name: String,
+        /// The side that should show it.
+        needed: Role,
+    },
 }
 
 impl TlsError {
@@ -108,6 +123,18 @@ impl TlsError {
             }
             Self::NoPairs => "make them with `legatus pki quickstart`, then use --cert and --key",
             Self::SystemRoots(_) => "install the package ca-certificates, or use --ca FILE",
+            Self::WrongRole {
+                needed: Role::Server,
+                ..
+            } => {
+                "make a server's with `legatus pki issue --server NAME`, then use --cert and --key"
+            }
+            Self::WrongRole {
+                needed: Role::Client,
+                ..
+            } => {
+                "make a client's with `legatus pki issue --client NAME`, then use --cert and --key"
+            }
             _ => return None,
         })
     }

@@ -16,7 +16,7 @@ use rustls_pki_types::{DnsName, ServerName};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PairSource, PemSource, TlsError,
+    PairSource, PemSource, Role, TlsError,
     provider::{ALPN_HTTP2, provider},
     source::load_bundle,
     watch::WatchedFiles,
@@ -38,8 +38,8 @@ impl ServerTls {
     ///
     /// # Errors
     ///
-    /// When there is no pair, something cannot be read, or a key does not belong to its
-    /// certificate.
+    /// When there is no pair, something cannot be read, a certificate is not for servers, or a key
+    /// does not belong to its certificate.
     pub fn new(pairs: Vec<PairSource>, clients: PemSource) -> Result<Self, TlsError> {
         let paths = pairs.iter().flat_map(PairSource::paths);
         let files = WatchedFiles::new(paths.chain(clients.path()));
@@ -101,7 +101,7 @@ impl Loaded {
         let provider = provider();
         let pairs = pairs
             .iter()
-            .map(|pair| pair.load(&provider).map(Arc::new))
+            .map(|pair| pair.load(Role::Server, &provider).map(Arc::new))
             .collect::<Result<Arc<[_]>, _>>()?;
         let first = pairs.first().ok_or(TlsError::NoPairs)?;
 

@@ -20,8 +20,8 @@ use rustls_pki_types::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::TlsError;
-use crate::pki::Issued;
+use super::{Role, TlsError};
+use crate::pki::{Issued, days_left};
 
 /// PEM text, in a file that may change or in memory.
 #[derive(Clone)]
@@ -163,8 +163,12 @@ impl PairSource {
             .filter_map(PemSource::path)
     }
 
-    /// Reads the pair and checks that it belongs together.
-    pub(super) fn load(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    /// Reads the pair and checks that it is for this role and belongs together.
+    pub(super) fn load(
+        &self,
+        role: Role,
+        provider: &CryptoProvider,
+    ) -> Result<CertifiedKey, TlsError> {
         let certificates = self.chain.certificates()?;
         let certificate_error = |source| TlsError::Certificate {
             origin: self.chain.origin(),
@@ -173,6 +177,7 @@ impl PairSource {
         };
         if let Some(first) = certificates.first() {
             ParsedCertificate::try_from(first).map_err(certificate_error)?;
+            role.check(first, &self.chain.origin())?;
             warn_of_validity(first, &self.chain.origin());
         }
         let key = provider
@@ -292,7 +297,7 @@ fn warn_of_validity(certificate: &CertificateDer<'_>, origin: &Origin) {
         let begins = day(not_before);
         tracing::warn!(certificate = %origin, %begins, "this certificate is not valid yet");
     } else if not_after - now < RENEWAL_SECONDS {
-        let days = (not_after - now) / (24 * 60 * 60);
+        let days = days_left(not_after, now);
         tracing::warn!(certificate = %origin, days, "this certificate expires soon");
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use legatus_core::{
     BoxFuture, Call, Channel, Commander, Control, Effects, Fault, Inspection, Module, Outcome,
-    Policy, Registry, Request, Spec,
+    Placement, Policy, Registry, Request, Spec,
 };
 use legatus_net::pki::Authority;
 use legatus_net::tls::{ClientTls, PairSource, PemSource, RootSource, ServerTls};
@@ -126,6 +126,9 @@ fn modules(executed: &Arc<AtomicUsize>) -> Registry {
             .add(Behaving::new(name, behaviour, executed))
             .unwrap();
     }
+    let mut inside = Behaving::new("inside", Behaviour::Echo, executed);
+    inside.spec.placement = Placement::Server;
+    registry.add(inside).unwrap();
     let mut half = Behaving::new("half", Behaviour::Echo, executed);
     half.commander = false;
     registry.add(half).unwrap();

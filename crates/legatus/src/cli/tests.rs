@@ -171,10 +171,10 @@ fn usage_errors_say_what_is_wrong() {
         (&["shell", "ann@web1"], "the server says as which user"),
         (&["shell", "web1", "id"], "legatus shell HOST -- COMMAND"),
         (&["shell", "-p", "22", "web1"], "HOST:PORT"),
-        (&["cp", "-p", "a", "web1:b"], "without being asked for"),
+        (&["cp", "-p", "a", "web1:b"], "-a keeps owner and group"),
         (
             &["transfer-file", "-p", "a", "web1:b"],
-            "without being asked for",
+            "-a keeps owner and group",
         ),
         (&["run", "web1", "id"], "unexpected argument 'id'"),
         (&["run", "web1", "--mode", "0999"], "an octal file mode"),

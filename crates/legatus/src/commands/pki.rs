@@ -55,6 +55,9 @@ pub struct Init {
 pub struct Issue {
     #[command(flatten)]
     target: TargetArguments,
+    /// Folder for NAME.crt and NAME.key, made if need be [default: that of --dir]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     holder: HolderArguments,
     /// Another name or address of the server (repeatable)
@@ -200,9 +203,10 @@ impl Issue {
         };
         let options = self.leaf.options(self.subject);
         let TargetArguments { dir, force } = self.target;
+        let out = self.out.as_ref().unwrap_or(&dir);
         let written = match self.csr {
-            Some(request) => folder::sign_request(&dir, &request, &holder, &options, force),
-            None => folder::issue(&dir, &holder, &options, force),
+            Some(request) => folder::sign_request(&dir, out, &request, &holder, &options, force),
+            None => folder::issue(&dir, out, &holder, &options, force),
         };
         print_written(&written?)
     }
@@ -277,6 +281,7 @@ mod tests {
             "pki issue --dir d --client a --csr f --key-type rsa",
             "pki issue --dir d --client a --days 0",
             "pki init --dir d --subject X=1",
+            "pki init --dir d --out o",
             "pki quickstart --dir d --server a",
             "pki show",
         ] {
@@ -291,6 +296,7 @@ mod tests {
             "pki issue --dir d --server a --san b --san 10.0.0.1 --key-type ed25519",
             "pki issue --dir d --client spiffe://example.com/a --subject OU=x",
             "pki issue --csr f --dir d --client a",
+            "pki issue --dir d --server a --out o --force",
             "pki quickstart --dir d --server a --san b --client c",
             "pki show f --json",
         ] {

@@ -29,6 +29,7 @@ pub struct AttachArguments {
     #[arg(value_hint = clap::ValueHint::Hostname)]
     host: Host,
     /// The session's id (its beginning is enough) or name
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     session: String,
     /// Only watch
     #[arg(long)]
@@ -45,6 +46,7 @@ pub struct EndArguments {
     #[arg(value_hint = clap::ValueHint::Hostname)]
     host: Host,
     /// The session's id (its beginning is enough) or name
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     session: String,
     /// Send what it runs this signal instead (a name such as HUP, or a number)
     #[arg(long, value_name = "SIGNAL", value_parser = signal)]
@@ -181,7 +183,7 @@ fn ask<T>(
 fn find<'a>(sessions: &'a [Session], wanted: &str) -> Result<&'a Session, Fault> {
     let exact = sessions
         .iter()
-        .filter(|session| session.id == wanted || session.name == wanted);
+        .filter(|session| session.id == wanted || (session.name == wanted && !wanted.is_empty()));
     let exact: Vec<_> = exact.collect();
     let fitting = match exact.as_slice() {
         [] => sessions

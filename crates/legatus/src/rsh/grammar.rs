@@ -26,7 +26,7 @@ const LONG_VALUED: [&str; 8] = [
 ];
 
 /// Our own long options without a value.
-const LONG_FLAGS: [&str; 1] = ["system-roots"];
+const LONG_FLAGS: [&str; 2] = ["help", "system-roots"];
 
 /// An option.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ fn short_options<'a>(
             letters = more;
         } else if !VALUED.contains(letter) {
             let name: String = String::from_utf8_lossy(letters).chars().take(1).collect();
-            return Err(Fault::new(format!("unknown option -{name}")));
+            return Err(unknown(&format!("-{name}")));
         } else if more.is_empty() {
             let missing = || Fault::new(format!("the option -{name} lacks its value"));
             let (value, rest) = rest.split_first().ok_or_else(missing)?;
@@ -140,7 +140,7 @@ fn long_option<'a>(
     }
     let name = String::from_utf8_lossy(name);
     let Some(known) = LONG_VALUED.iter().find(|known| **known == name) else {
-        return Err(Fault::new(format!("unknown option --{name}")));
+        return Err(unknown(&format!("--{name}")));
     };
     match (value, rest.split_first()) {
         (Some(value), _) => {
@@ -153,4 +153,8 @@ fn long_option<'a>(
         }
         (None, None) => Err(Fault::new(format!("the option --{name} lacks its value"))),
     }
+}
+
+fn unknown(option: &str) -> Fault {
+    Fault::new(format!("unknown option {option}")).with_hint("`--help` shows those of ssh")
 }

@@ -100,6 +100,10 @@ pub(crate) fn main(words: &[OsString], context: &Context<'_>) -> ExitCode {
 const OUR_ERROR: u8 = 255;
 
 fn act(asked: Asked, words: &[OsString], context: &Context<'_>) -> anyhow::Result<ExitCode> {
+    if asked.help {
+        console::print(USAGE.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if asked.version {
         console::complain(concat!(
             "Legatus ",

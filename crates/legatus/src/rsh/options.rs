@@ -73,6 +73,8 @@ pub(super) struct Asked {
     pub(super) verbosity: i32,
     pub(super) describe: bool,
     pub(super) version: bool,
+    /// `--help`, which ssh does not have.
+    pub(super) help: bool,
     /// What was taken and means nothing here.
     pub(super) notes: Vec<String>,
     remote_command: Option<OsString>,
@@ -100,7 +102,7 @@ impl Asked {
                 Given::Long(name, value) => asked.long(name, value)?,
             }
         }
-        if asked.version {
+        if asked.version || asked.help {
             return Ok(asked);
         }
         let Some(host) = words.host else {
@@ -209,6 +211,7 @@ impl Asked {
                     |expected| Fault::new(format!("`{}` is not {expected}", value.display()));
                 self.globals.connect_timeout = Some(parsed.map_err(invalid)?);
             }
+            "help" => self.help = true,
             "key" => self.globals.key.push(path()),
             "log-level" => self.globals.log_level = Some(readable(value)?.to_owned()),
             "ready-descriptor" => {

@@ -18,14 +18,18 @@ fn asked(text: &[&str]) -> Result<Asked, Fault> {
 }
 
 fn of_words(words: &[OsString]) -> Result<Asked, Fault> {
+    let words = grammar::parse(words)?;
+    in_context(|context| Asked::from_words(words, context))
+}
+
+fn in_context<T>(run: impl FnOnce(&Context<'_>) -> T) -> T {
     let registry = Registry::new();
-    let context = Context {
+    run(&Context {
         globals: &Globals::default(),
         environment: &Environment::fixed([]),
         registry: &registry,
         connector: &Network::new(&registry),
-    };
-    Asked::from_words(grammar::parse(words)?, &context)
+    })
 }
 
 #[test]
@@ -63,6 +67,26 @@ fn what_is_not_understood_is_named() {
     }
     for letter in ["-Q", "-w", "-O"] {
         assert!(asked(&[letter, "x", "web1"]).is_err(), "{letter}");
+    }
+}
+
+#[test]
+fn help_is_no_error_and_needs_no_host() {
+    for words in [&["--help"][..], &["-v", "--help"], &["web1", "--help"]] {
+        assert!(asked(words).unwrap().help, "{words:?}");
+        let status = in_context(|context| main(&words_of(words), context));
+        assert_eq!(format!("{status:?}"), format!("{:?}", ExitCode::SUCCESS));
+    }
+    let of_command = asked(&["web1", "ls", "--help"]).unwrap();
+    assert!(!of_command.help);
+    assert_eq!(of_command.command.unwrap(), "ls --help");
+}
+
+#[test]
+fn an_option_that_ssh_does_not_have_leads_to_those_that_it_has() {
+    for words in [&["-h"], &["--frobnicate"]] {
+        let fault = asked(words).unwrap_err();
+        assert!(fault.hint().unwrap().contains("--help"), "{words:?}");
     }
 }
 

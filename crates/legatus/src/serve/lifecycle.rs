@@ -77,7 +77,7 @@ fn reload(handle: &ServerHandle, tls: &ServerTls, settings: &Settings) {
         Ok(()) => tracing::info!("certificates reloaded"),
         Err(error) => tracing::error!(%error, "keeping the old certificates"),
     }
-    match super::load_policy(settings) {
+    match super::load_policy(settings, &handle.modules()) {
         Ok(policy) => {
             handle.set_policy(policy);
             tracing::info!("policy reloaded");

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use legatus_core::{Fault, Policy, Registry};
+use legatus_core::{Fault, Misnamed, Policy, Registry};
 use legatus_host::external::{Catalogue, ClientHalves, InstallModule, ListModules};
 use legatus_host::{Launcher, SessionFolder, Users};
 use legatus_net::tls::{PemSource, ServerTls};
@@ -50,11 +50,8 @@ pub(crate) fn run(
         .with_spill(settings.session_spill);
     configure(registry, &settings)?;
     let catalogue = catalogue(&settings, launcher.users.clone())?;
-    let tls = Arc::new(ServerTls::new(
-        settings.pairs.clone(),
-        PemSource::File(settings.ca.clone()),
-    )?);
-    let policy = load_policy(&settings)?;
+    let authorities = PemSource::File(settings.ca.clone());
+    let tls = Arc::new(ServerTls::new(settings.pairs.clone(), authorities)?);
     let audit = Audit::open(&settings.state_dir).context("no audit, no calls")?;
     let mut builtin = legatus_host::isolate_all(registry, launcher.clone())?;
     if let Some(catalogue) = &catalogue {
@@ -68,6 +65,7 @@ pub(crate) fn run(
         Some(catalogue) => catalogue.registry(&builtin),
         None => builtin.clone(),
     };
+    let policy = load_policy(&settings, &registry)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -136,7 +134,7 @@ fn launcher() -> Launcher {
 }
 
 /// The policy in force; without a file everyone may call everything, which is said aloud.
-fn load_policy(settings: &Settings) -> Result<Policy> {
+fn load_policy(settings: &Settings, registry: &Registry) -> Result<Policy> {
     let Some(path) = &settings.policy else {
         tracing::warn!(
             ca = %settings.ca.display(),
@@ -146,7 +144,26 @@ fn load_policy(settings: &Settings) -> Result<Policy> {
     };
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the policy `{}`", path.display()))?;
-    parse_policy(&text).with_context(|| format!("the policy `{}` is not valid", path.display()))
+    let is_not_valid = || format!("the policy `{}` is not valid", path.display());
+    let policy = parse_policy(&text).with_context(is_not_valid)?;
+    for Misnamed { rule, name, meant } in policy.misnamed(registry) {
+        match meant {
+            Ok(meant) => {
+                let text =
+                    format!("the rule `{rule}` is about `{name}`, which is no module's name");
+                let fault = Fault::new(text).with_hint(format!("write `{meant}`"));
+                return Err(fault).with_context(is_not_valid);
+            }
+            // It may be installed later.
+            Err(unknown) => {
+                let nearest = unknown.nearest.as_deref();
+                let like = nearest.map(|nearest| format!("; did you mean `{nearest}`?"));
+                let like = like.unwrap_or_default();
+                tracing::warn!(rule, "the policy has a rule about nothing: {unknown}{like}");
+            }
+        }
+    }
+    Ok(policy)
 }
 
 /// Says on standard output where the server listens: the first lines, for scripts. Nobody has to

@@ -15,6 +15,17 @@ async fn a_command_that_does_not_exist_is_told_as_by_a_shell() {
 }
 
 #[tokio::test]
+async fn a_line_that_was_meant_for_a_shell_is_told_how_to_reach_one() {
+    let (outcome, local) = argv(&["ls -l /"]).await;
+    assert_eq!(outcome, Outcome::Exit(127));
+    assert!(
+        stderr(&local).contains("hint: `-c LINE`"),
+        "{}",
+        stderr(&local)
+    );
+}
+
+#[tokio::test]
 async fn a_file_that_cannot_be_executed_is_told_as_by_a_shell() {
     let (outcome, local) = argv(&["/etc/passwd"]).await;
     assert_eq!(outcome, Outcome::Exit(126));

@@ -133,3 +133,10 @@ fn the_timeout_is_the_deadline_of_the_call() {
         Some(std::time::Duration::from_secs(120))
     );
 }
+
+#[test]
+fn a_timeout_of_nothing_is_none() {
+    let arguments = command(&["true"]).with("timeout", "0");
+    let asked = crate::shell::arguments::request(&arguments, &MemoryLocal::new()).unwrap();
+    assert_eq!(asked.request.timeout, None);
+}

@@ -3,6 +3,7 @@
 mod contents;
 mod failures;
 mod hostile;
+mod hostile_target;
 mod interruption;
 mod placement;
 mod races;

@@ -303,6 +303,20 @@ async fn filters_sizes_and_lists_say_what_is_copied() {
 }
 
 #[tokio::test]
+async fn what_is_named_and_was_never_there_has_not_vanished() {
+    for direction in BOTH {
+        let scene = Scene::new();
+        scene.file("source/there", b"x");
+        scene.file("list", b"misspelled\n");
+        let arguments = scene
+            .arguments(direction, &[b"source/"], b"target/")
+            .with("files-from", scene.path("list"));
+        let told = scene.run(arguments).await;
+        assert_eq!(told.outcome.exit_status(), 23);
+    }
+}
+
+#[tokio::test]
 async fn what_is_replaced_or_deleted_is_kept_as_a_backup() {
     for direction in BOTH {
         let scene = Scene::new();

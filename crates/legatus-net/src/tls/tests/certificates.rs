@@ -4,7 +4,9 @@ use aws_lc_rs::{
     encoding::{AsDer as _, EcPrivateKeyRfc5915Der},
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use x509_parser::der_parser::parse_der;
 
 use super::*;
@@ -231,10 +233,66 @@ async fn a_server_shows_its_only_certificate_whatever_name_is_asked_for() {
 fn a_key_that_does_not_belong_to_the_certificate_is_refused() {
     let pki = Pki::new();
     let pair = PairSource::memory(pki.server.certificate_pem(), pki.client.key_pem());
-    let error = ServerTls::new(vec![pair.clone()], pki.bundle()).expect_err("refused");
+    let error = ServerTls::new(vec![pair], pki.bundle()).expect_err("refused");
     assert!(matches!(error, TlsError::KeyMismatch { .. }), "{error:?}");
+    let pair = PairSource::memory(pki.client.certificate_pem(), pki.server.key_pem());
     let error = ClientTls::new(Some(pair), RootSource::Bundle(pki.bundle())).expect_err("refused");
     assert!(matches!(error, TlsError::KeyMismatch { .. }), "{error:?}");
+}
+
+#[test]
+fn a_certificate_of_the_other_role_is_refused_before_anyone_connects() {
+    let pki = Pki::new();
+    let as_server = |pair: PairSource| {
+        let refused = ServerTls::new(vec![pair], pki.bundle());
+        refused.expect_err("refused")
+    };
+    let as_client = |pair: PairSource| {
+        let refused = ClientTls::new(Some(pair), RootSource::Bundle(pki.bundle()));
+        refused.expect_err("refused")
+    };
+    let told = |error: &TlsError| (error.to_string(), error.hint().unwrap_or_default());
+
+    let (error, hint) = told(&as_server((&pki.client).into()));
+    assert_eq!(
+        error,
+        "the certificate in memory is a client's certificate for `alice`, not a server's"
+    );
+    assert!(hint.contains("legatus pki issue --server NAME"), "{hint}");
+    let (error, hint) = told(&as_client((&pki.server).into()));
+    assert_eq!(
+        error,
+        "the certificate in memory is a server's certificate for `localhost`, not a client's"
+    );
+    assert!(hint.contains("legatus pki issue --client NAME"), "{hint}");
+
+    let (error, _) = told(&as_server(pair_for(&[
+        ExtendedKeyUsagePurpose::EmailProtection,
+    ])));
+    assert_eq!(
+        error,
+        "the certificate in memory is another kind of certificate for `both.test`, not a server's"
+    );
+}
+
+#[test]
+fn a_certificate_for_both_roles_or_without_usage_serves_either() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let pki = Pki::new();
+    for usages in [&[ServerAuth, ClientAuth][..], &[]] {
+        let pair = pair_for(usages);
+        ServerTls::new(vec![pair.clone()], pki.bundle()).expect("a server");
+        ClientTls::new(Some(pair), RootSource::Bundle(pki.bundle())).expect("a client");
+    }
+}
+
+/// A certificate for `both.test` with this extended key usage.
+fn pair_for(usages: &[ExtendedKeyUsagePurpose]) -> PairSource {
+    let mut parameters = CertificateParams::new(vec!["both.test".to_owned()]).expect("names");
+    parameters.extended_key_usages = usages.to_vec();
+    let key = KeyPair::generate().expect("a key");
+    let certificate = parameters.self_signed(&key).expect("a certificate");
+    PairSource::memory(&certificate.pem(), &key.serialize_pem())
 }
 
 #[test]
@@ -275,12 +333,12 @@ fn what_is_not_a_certificate_or_key_is_named() {
 fn no_secret_shows_in_debug_output() {
     let pki = Pki::new();
     let secret = |text: &str| {
-        let body: Vec<&str> = pki.server.key_pem().lines().collect();
-        text.contains("PRIVATE KEY") || text.contains(body[1])
+        let body = |key: &str| key.lines().nth(1).is_some_and(|line| text.contains(line));
+        text.contains("PRIVATE KEY") || body(pki.server.key_pem()) || body(pki.client.key_pem())
     };
     let source = PairSource::from(&pki.server);
     let server = ServerTls::new(vec![source.clone()], pki.bundle()).expect("a server");
-    let client = ClientTls::new(Some(source.clone()), RootSource::Bundle(pki.bundle()));
+    let client = ClientTls::new(Some((&pki.client).into()), RootSource::Bundle(pki.bundle()));
     for text in [
         format!("{source:?}"),
         format!("{server:?}"),
@@ -290,5 +348,8 @@ fn no_secret_shows_in_debug_output() {
     ] {
         assert!(!secret(&text), "{text}");
     }
-    assert!(secret(pki.server.key_pem()), "the check works");
+    for key in [pki.server.key_pem(), pki.client.key_pem()] {
+        let body: Vec<&str> = key.lines().collect();
+        assert!(secret(body[1]), "the check works");
+    }
 }

@@ -110,7 +110,9 @@ fn client_with_cipher(pki: &Pki, suite: SupportedCipherSuite) -> Arc<ClientConfi
         cipher_suites: vec![suite],
         ..(*provider::provider()).clone()
     });
-    let pair = PairSource::from(&pki.client).load(&provider).unwrap();
+    let pair = PairSource::from(&pki.client)
+        .load(Role::Client, &provider)
+        .unwrap();
     let roots = RootSource::Bundle(pki.bundle()).load().unwrap();
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])

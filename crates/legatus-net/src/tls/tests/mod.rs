@@ -23,8 +23,8 @@ use tokio::{
 };
 
 use super::{
-    ClientTls, PairSource, PemSource, RootSource, ServerTls, TlsError, TlsProblem, accept, connect,
-    explain, server_name,
+    ClientTls, PairSource, PemSource, Role, RootSource, ServerTls, TlsError, TlsProblem, accept,
+    connect, explain, server_name,
 };
 use crate::pki::{Authority, Holder, IssueOptions, Issued, Validity};
 

@@ -1,9 +1,9 @@
 //! Who is refused, and what both sides are told.
 
-use rustls::client::Resumption;
+use rustls::{client::Resumption, sign::SingleCertAndKey};
 
 use super::*;
-use crate::tls::Rejection;
+use crate::tls::{Rejection, provider::provider};
 
 fn rejected(reason: Rejection) -> Option<TlsProblem> {
     Some(TlsProblem::CertificateRejected { reason })
@@ -159,8 +159,9 @@ async fn a_server_without_the_address_is_refused() {
 #[tokio::test]
 async fn a_server_certificate_is_no_client() {
     let pki = Pki::new();
-    let client = pki.client_with(Some(&pki.server));
-    let met = meet(pki.server_config(), client, "localhost").await;
+    let mut client = (*pki.client_config()).clone();
+    client.client_auth_cert_resolver = pretending(&pki.server, Role::Server);
+    let met = meet(pki.server_config(), client.into(), "localhost").await;
     assert_eq!(met.server_problem(), Some(TlsProblem::WrongPurpose));
     assert_eq!(met.client_problem(), rejected(Rejection::WrongPurpose));
 }
@@ -169,14 +170,17 @@ async fn a_server_certificate_is_no_client() {
 async fn a_client_certificate_is_no_server() {
     let pki = Pki::new();
     let pretender = pki.authority.issue_client("localhost").expect("a client");
-    let met = meet(
-        pki.server_with(&pretender),
-        pki.client_config(),
-        "localhost",
-    )
-    .await;
+    let mut server = (*pki.server_config()).clone();
+    server.cert_resolver = pretending(&pretender, Role::Client);
+    let met = meet(server.into(), pki.client_config(), "localhost").await;
     assert_eq!(met.client_problem(), Some(TlsProblem::WrongPurpose));
     assert_eq!(met.server_problem(), rejected(Rejection::WrongPurpose));
+}
+
+/// A pair that is for one role, to be shown in the other, which our own sides would not load.
+fn pretending(pair: &Issued, role: Role) -> Arc<SingleCertAndKey> {
+    let pair = PairSource::from(pair).load(role, &provider());
+    Arc::new(SingleCertAndKey::from(pair.expect("a pair")))
 }
 
 #[tokio::test]

@@ -111,6 +111,22 @@ async fn a_broken_file_is_named_and_the_old_one_stays() {
 }
 
 #[tokio::test]
+async fn a_pair_of_the_other_role_is_named_and_the_old_one_stays() {
+    let files = Files::new();
+    let server = files.server();
+    files.write_pair(&files.pki.client);
+    let error = server.reload().expect_err("a client's").to_string();
+    assert!(
+        error.contains("server.crt") && error.contains("a client's certificate for `alice`"),
+        "{error}"
+    );
+    assert_eq!(
+        files.shown_by(&server).await,
+        leaf_of(files.pki.server.certificate_pem())
+    );
+}
+
+#[tokio::test]
 async fn a_new_authority_of_clients_counts_for_new_connections() {
     let files = Files::new();
     let server = files.server();
