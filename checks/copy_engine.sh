@@ -336,9 +336,7 @@ odd_trees() {
 
 # far MBITS MS: a path to the server; sets `far`.
 far() {
-    rm -f "$work/far"
-    python3 "$checks/distant_proxy.py" "$port" "$1" "$2" >"$work/far" &
-    remember $!
+    start python3 "$checks/distant_proxy.py" "$port" "$1" "$2" >"$work/far"
     await 10 "the path is there" test -s "$work/far"
     far=127.0.0.1:$(head -n 1 "$work/far")
 }

@@ -170,6 +170,8 @@ legatus() {
 }
 
 # start COMMAND...: in the background, interruptible although a script starts it; sets `started`.
+# `start COMMAND >FILE` empties the file before it returns. `COMMAND >FILE &` does so a moment later, and whoever
+# waits for a line in the file may find the one of the command before.
 start() {
     env --default-signal=INT,QUIT,PIPE "$@" <&0 &
     started=$!

@@ -341,14 +341,13 @@ socket_from_systemd() {
 }
 
 tells_systemd() {
-    python3 - "$work/notify" >"$work/notified" <<'END' &
+    start python3 - "$work/notify" >"$work/notified" <<'END'
 import socket, sys
 receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 receiver.bind(sys.argv[1])
 while True:
     print(receiver.recv(4096).decode(), flush=True)
 END
-    remember $!
     await 5 "somebody listens for notifications" test -S "$work/notify"
     NOTIFY_SOCKET=$work/notify start_server
     await 5 READY=1 grep -q READY=1 "$work/notified"

@@ -12,10 +12,8 @@ if ((full)); then flips=500 sessions=200; else flips=40 sessions=20; fi
 
 # A proxy before the server that fails at random; sets `flaky`, a host.
 start_proxy() {
-    # The port of the one before would be taken for this one's.
-    rm -f "$work/flips" "$work/proxy.port"
-    python3 "$checks/flipping_proxy.py" 127.0.0.1 "$port" --count "$work/flips" "$@" >"$work/proxy.port" &
-    remember $!
+    rm -f "$work/flips"
+    start python3 "$checks/flipping_proxy.py" 127.0.0.1 "$port" --count "$work/flips" "$@" >"$work/proxy.port"
     await 10 "the proxy listens" grep -q . "$work/proxy.port"
     flaky=127.0.0.1:$(<"$work/proxy.port")
 }
@@ -204,7 +202,7 @@ ended_sessions_are_forgotten() {
     run legatus shell "$host" --detach --name brief -- sh -c 'until test -e "$0"; do sleep 0.05; done; exit 3' "$work/may end"
     expect_status 0
     : >"$work/may end"
-    await 10 "it is listed as ended" lists ' brief .*exit'
+    await 10 "it is listed as ended" lists ' brief .* exit 3  *shell '
     run legatus end "$host" brief
     expect_status 0
     await 10 "its outcome is wanted no more" lists_no ' brief '

@@ -132,9 +132,8 @@ client_as_server() {
     # A server of another make, which takes any certificate.
     local other_port
     other_port=$(free_port)
-    openssl s_server -accept "127.0.0.1:$other_port" -alpn h2 -cert "$pki/alice.crt" -key "$pki/alice.key" -www \
-        >"$work/s_server" 2>&1 &
-    remember $!
+    start openssl s_server -accept "127.0.0.1:$other_port" -alpn h2 -cert "$pki/alice.crt" -key "$pki/alice.key" -www \
+        >"$work/s_server" 2>&1
     await 10 "openssl listens" grep -q ACCEPT "$work/s_server"
     client_says 'certificate is for another role' shell "127.0.0.1:$other_port" -- true
 }
@@ -253,13 +252,12 @@ garbage_in_tls() {
 }
 
 many_silent_connections() {
-    python3 - "$port" >"$out" 2>"$err" <<'END' &
+    start python3 - "$port" >"$out" 2>"$err" <<'END'
 import socket, sys, time
 held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(500)]
 print("held", flush=True)
 time.sleep(60)
 END
-    remember $!
     await 20 "500 connections are made" grep -q held "$out"
     # Those who say nothing may make others wait for the handshake's time-out, not longer.
     expect_server_alive
@@ -396,7 +394,7 @@ says_unknown_module() {
 
 # something_else PYTHON: a server that treats each connection `c` so; sets port.
 something_else() {
-    python3 -u - >"$work/else.out" <<END &
+    start python3 -u - >"$work/else.out" <<END
 import socket, time
 s = socket.create_server(("127.0.0.1", 0))
 print(s.getsockname()[1], flush=True)
@@ -406,7 +404,6 @@ while True:
     held.append(c)
     $1
 END
-    remember $!
     await 10 "the other server listens" grep -q . "$work/else.out"
     port=$(<"$work/else.out")
     host=127.0.0.1:$port
@@ -431,8 +428,7 @@ says_silent() {
 says_other_tls() {
     local other_port
     other_port=$(free_port)
-    openssl s_server -accept "127.0.0.1:$other_port" -cert "$pki/localhost.crt" -key "$pki/localhost.key" -www >"$work/s_server" 2>&1 &
-    remember $!
+    start openssl s_server -accept "127.0.0.1:$other_port" -cert "$pki/localhost.crt" -key "$pki/localhost.key" -www >"$work/s_server" 2>&1
     await 10 "openssl listens" grep -q ACCEPT "$work/s_server"
     client_says '' shell "127.0.0.1:$other_port" -- true
     [[ -s $err ]] || fail "the client says nothing"
