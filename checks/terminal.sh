@@ -136,6 +136,41 @@ tmux_in_tmux() {
     see '^remote>$'
 }
 
+# A server that has stopped is as far away as can be.
+seen_at_once() {
+    open_shell
+    press Enter
+    type_characters e c
+    kill -STOP "$server_pid"
+    press h
+    see '^remote> ech$' 2
+    kill -CONT "$server_pid"
+    type_line 'o "af""ter"'
+    see '^after$'
+    see '^remote> echo "af""ter"$'
+}
+
+# type_characters CHARACTER...: each when the one before has come back.
+type_characters() {
+    local character typed=
+    for character in "$@"; do
+        press "$character"
+        typed+=$character
+        see "^remote> $typed\$"
+    done
+}
+
+secrets_stay_unseen() {
+    open_shell
+    press Enter
+    type_line 'read -rs word; echo "<$word>"'
+    see '^remote> read'
+    press x y z
+    press Enter
+    see '^<xyz>$'
+    if sees '^ *x'; then fail "a secret was shown"$'\n'"$(screen)"; fi
+}
+
 resizes() {
     open_shell
     type_line 'stty size'
@@ -417,6 +452,8 @@ check "vim edits and saves" vim_edits
 check "less pages" less_pages
 check "htop shows" htop_shows
 check "tmux runs inside" tmux_in_tmux
+check "typed characters are seen before they come back" seen_at_once
+check "what is typed unseen stays unseen" secrets_stay_unseen
 check "resizing is told" resizes
 check "Ctrl-C and Ctrl-Z reach what runs there" interrupt_key
 check "all keys pass" all_keys

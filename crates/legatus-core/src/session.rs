@@ -59,6 +59,8 @@ pub struct Attach {
     pub read_only: bool,
     /// Whether what it runs has a terminal, as far as the client knows.
     pub terminal: bool,
+    /// Whether what is typed may be shown before it has come back; for the client alone.
+    pub predicts: bool,
     /// Its terminal's size goes before those of other clients, instead of the smallest.
     pub own_size: bool,
     /// Together with `resume`: if the call has not begun it is opened, as it may be that its server

@@ -178,6 +178,7 @@ impl From<Attach> for crate::Attach {
             received: attach.received,
             read_only: attach.read_only,
             terminal: false,
+            predicts: false,
             own_size: attach.own_size,
             or_open: attach.or_open,
         }

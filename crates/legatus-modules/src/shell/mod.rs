@@ -153,6 +153,10 @@ fn spec() -> Spec {
             )
             .short('T')
             .conflicts(&["tty"]),
+            Argument::flag(
+                "no-prediction",
+                "Show typed characters only when they have come back from there",
+            ),
             Argument::option("user", "NAME", "Fail if calls run as somebody else there"),
             Argument::option(
                 "env",

@@ -2,14 +2,14 @@
 
 mod download;
 mod modes;
+mod prediction;
+mod screen;
 mod upload;
 
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use legatus_core::{
@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use super::arguments::{self, Asked};
 use super::escape::Leave;
 use super::messages::{Empty, Input, Output, input, output::Part};
-use download::{Seen, download};
-use modes::Modes;
+use download::download;
+use screen::Screen;
 use upload::{Upload, upload};
 
 /// The second interrupt within this time cancels the call.
@@ -31,6 +31,9 @@ const INSIST: Duration = Duration::from_secs(1);
 
 /// How long a full-screen program has another size, so that it is told of both.
 const REDRAW_AFTER: Duration = Duration::from_millis(100);
+
+/// A variable of the user's environment: set, it means `--no-prediction` always.
+const NO_PREDICTION: &str = "LEGATUS_NO_PREDICTION";
 
 /// How long a terminal may take to be left as it was.
 const TIDY_WITHIN: Duration = Duration::from_millis(500);
@@ -67,7 +70,7 @@ pub(super) async fn send(
         caller,
         local,
         session: name(&arguments),
-        modes: modes(terminal),
+        screen: screen(terminal, local, !arguments.is_given("no-prediction")),
         terminal,
         script,
         gives_input: true,
@@ -76,11 +79,12 @@ pub(super) async fn send(
     user.drive(conversation).await
 }
 
-/// Follows what is shown on the terminal, if anything is.
-fn modes(terminal: Option<&dyn Terminal>) -> Option<Modes> {
-    terminal
-        .filter(|terminal| terminal.shows_output())
-        .map(|_| Modes::default())
+/// Follows what is shown on the terminal, if anything is. `predicts`: whether typed characters may be shown
+/// there before they have come back.
+fn screen(terminal: Option<&dyn Terminal>, local: &dyn Local, predicts: bool) -> Option<Screen> {
+    let terminal = terminal.filter(|terminal| terminal.shows_output())?;
+    let predicts = predicts && !local.shows_records() && local.environment(NO_PREDICTION).is_none();
+    Some(Screen::new(terminal.size(), predicts))
 }
 
 /// The name that the user gives to the session.
@@ -97,10 +101,11 @@ pub(super) async fn attach(
 ) -> Result<Outcome, Fault> {
     let watches = attach.read_only;
     let on_terminal = attach.terminal;
+    let predicts = attach.predicts;
     let session = attach.session.clone();
     let conversation = caller.attach(attach).await?;
     let terminal = local.terminal().filter(|_| on_terminal);
-    let modes = modes(terminal);
+    let screen = screen(terminal, local, predicts);
     let terminal = terminal.filter(|_| !watches);
     if let Some(terminal) = terminal {
         conversation.controls.send(Control::Resize(terminal.size()));
@@ -109,7 +114,7 @@ pub(super) async fn attach(
         caller,
         local,
         session: Some(session),
-        modes,
+        screen,
         terminal,
         script: None,
         // Whoever watches, or has no keyboard for a terminal, only looks.
@@ -170,8 +175,8 @@ struct User<'a> {
     local: &'a dyn Local,
     /// By what one can attach to the session, if that is known.
     session: Option<String>,
-    /// What the session does to the user's terminal, if its output goes there.
-    modes: Option<Modes>,
+    /// The user's terminal, if the session's output goes there.
+    screen: Option<Screen>,
     terminal: Option<&'a dyn Terminal>,
     script: Option<File>,
     /// Whether standard input goes to what is run.
@@ -189,11 +194,8 @@ impl User<'_> {
         } = conversation;
         let (sink, source) = channel.split();
         let mut stdout = self.local.output(Stream::Stdout);
-        let full_screen = self.modes.as_ref().map(Modes::full_screen);
-        let mut seen = Seen {
-            session: self.session,
-            modes: self.modes,
-        };
+        let screen = self.screen.as_ref();
+        let mut session = self.session;
         // Whoever leaves does not end the input: that would be Ctrl-D for the program there. So it
         // ends after the call does, which ends when `outcome` is dropped.
         let _open = sink.clone();
@@ -219,6 +221,7 @@ impl User<'_> {
                     sink,
                     script: self.script,
                     keys,
+                    screen,
                     local,
                 })
                 .await
@@ -237,11 +240,11 @@ impl User<'_> {
             }
         };
         let left = tokio::select! {
-            result = download(source, stdout.as_mut(), local, &mut seen) => return match result {
+            result = download(source, stdout.as_mut(), local, screen, &mut session) => return match result {
                 Ok(()) => {
                     let outcome = outcome.wait().await;
                     if !matches!(outcome, Outcome::Exit(_)) {
-                        tidy(stdout.as_mut(), &seen).await;
+                        tidy(stdout.as_mut(), screen).await;
                     }
                     Ok(outcome)
                 }
@@ -251,10 +254,10 @@ impl User<'_> {
             },
             left = input => left?,
             left = signals => left,
-            never = pass_sizes(terminal, &controls) => match never {},
-            never = tell_links(caller, local, terminal, full_screen, &controls) => match never {},
+            never = pass_sizes(terminal, screen, &controls) => match never {},
+            never = tell_links(caller, local, terminal, screen, &controls) => match never {},
         };
-        tidy(stdout.as_mut(), &seen).await;
+        tidy(stdout.as_mut(), screen).await;
         match left {
             Leave::Ending => {
                 controls.send(Control::Cancel);
@@ -263,7 +266,7 @@ impl User<'_> {
             Leave::Detaching => {
                 controls.send(Control::Detach);
                 let outcome = outcome.wait().await;
-                if let (&Outcome::SUCCESS, Some(session)) = (&outcome, &seen.session) {
+                if let (&Outcome::SUCCESS, Some(session)) = (&outcome, &session) {
                     local.report(&format!(
                         "detached; `legatus attach HOST {session}` returns to the session"
                     ));
@@ -275,11 +278,11 @@ impl User<'_> {
 }
 
 /// Leaves the terminal as a program would that had ended: the one there has not.
-async fn tidy(stdout: &mut dyn legatus_core::Output, seen: &Seen) {
-    let Some(modes) = &seen.modes else {
+async fn tidy(stdout: &mut dyn legatus_core::Output, screen: Option<&Screen>) {
+    let Some(screen) = screen else {
         return;
     };
-    let mut undo = modes.undo();
+    let mut undo = screen.undo();
     undo.extend_from_slice(b"\r\n");
     let write = async {
         stdout.write(undo.into()).await?;
@@ -294,11 +297,15 @@ async fn tell_links(
     caller: &dyn Caller,
     local: &dyn Local,
     terminal: Option<&dyn Terminal>,
-    full_screen: Option<Arc<AtomicBool>>,
+    screen: Option<&Screen>,
     controls: &ControlSender,
 ) -> Infallible {
     loop {
-        match caller.link().await {
+        let link = caller.link().await;
+        if let Some(screen) = screen {
+            screen.is_disturbed().await;
+        }
+        match link {
             Link::Lost(reason) => {
                 local.report(&format!("connection lost ({reason}); reconnecting"));
             }
@@ -307,8 +314,7 @@ async fn tell_links(
                 let Some(terminal) = terminal else {
                     continue;
                 };
-                let full_screen = full_screen.as_ref();
-                if full_screen.is_some_and(|shown| shown.load(Ordering::Relaxed)) {
+                if screen.is_some_and(Screen::is_full_screen) {
                     // What was told stands in its picture. It draws that anew when the size changes.
                     let mut other = terminal.size();
                     other.rows = other.rows.saturating_sub(1).max(1);
@@ -367,6 +373,7 @@ async fn pass_signals(local: &dyn Local, controls: &ControlSender) {
 /// Passes the terminal's new sizes on: not every one, but always the last.
 pub(super) async fn pass_sizes(
     terminal: Option<&dyn Terminal>,
+    screen: Option<&Screen>,
     controls: &ControlSender,
 ) -> Infallible {
     let Some(terminal) = terminal else {
@@ -374,6 +381,9 @@ pub(super) async fn pass_sizes(
     };
     loop {
         let mut size = terminal.resized().await;
+        if let Some(screen) = screen {
+            screen.resized(size);
+        }
         loop {
             tokio::select! {
                 biased;

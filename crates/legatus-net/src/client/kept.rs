@@ -166,6 +166,7 @@ impl Kept {
             received: self.received,
             read_only: former.is_some_and(|former| former.read_only),
             terminal: false,
+            predicts: false,
             own_size: former.is_some_and(|former| former.own_size),
             or_open: self.is_in_doubt()
                 && since_boot().saturating_sub(self.opened) < OPENED_AGAIN_WITHIN,

@@ -37,6 +37,9 @@ pub struct AttachArguments {
     /// Give the session's terminal the size of this one, although others who are attached have smaller ones
     #[arg(long, conflicts_with = "read_only")]
     own_size: bool,
+    /// Show typed characters only when they have come back from there
+    #[arg(long)]
+    no_prediction: bool,
 }
 
 /// The flags of `legatus end`.
@@ -101,6 +104,7 @@ pub(crate) fn attach(
         session,
         read_only,
         own_size,
+        no_prediction,
     } = arguments;
     call::drive(&host, context, async |host, connector, local| {
         let listed = match connector.sessions(host).await {
@@ -120,6 +124,7 @@ pub(crate) fn attach(
             read_only,
             own_size,
             terminal: found.terminal,
+            predicts: !no_prediction,
             ..Attach::default()
         };
         call::call(

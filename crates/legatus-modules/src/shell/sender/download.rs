@@ -6,7 +6,7 @@ use bytes::Bytes;
 use legatus_core::{ChannelReceiver, Fault, Local, Output as LocalOutput, Stream};
 use prost::Message;
 
-use super::modes::Modes;
+use super::screen::Screen;
 use crate::shell::messages::{Output, Usage, output::Part};
 
 /// The output could not be passed on.
@@ -17,21 +17,14 @@ pub(super) enum Error {
     Fault(Fault),
 }
 
-/// What has been seen of a session.
-#[derive(Default)]
-pub(super) struct Seen {
-    /// By what one can attach to it.
-    pub(super) session: Option<String>,
-    /// What it has done to the user's terminal; `None` if it goes elsewhere.
-    pub(super) modes: Option<Modes>,
-}
-
-/// Writes all output as it comes, until the call's messages end.
+/// Writes all output as it comes, until the call's messages end. `session`, by what one can attach to it, is
+/// set when it is known.
 pub(super) async fn download(
     mut source: ChannelReceiver,
     stdout: &mut dyn LocalOutput,
     local: &dyn Local,
-    seen: &mut Seen,
+    screen: Option<&Screen>,
+    session: &mut Option<String>,
 ) -> Result<(), Error> {
     let mut stderr = local.output(Stream::Stderr);
     loop {
@@ -41,7 +34,13 @@ pub(super) async fn download(
             None => {
                 flush(stdout, "standard output").await?;
                 flush(stderr.as_mut(), "standard error").await?;
-                source.receive().await
+                tokio::select! {
+                    message = source.receive() => message,
+                    bytes = predicted(screen) => {
+                        write(stdout, bytes, "standard output").await?;
+                        continue;
+                    }
+                }
             }
         };
         let Some(message) = message else {
@@ -54,9 +53,10 @@ pub(super) async fn download(
         })?;
         match output.part {
             Some(Part::Stdout(bytes)) => {
-                if let Some(modes) = &mut seen.modes {
-                    modes.see(&bytes);
-                }
+                let bytes = match screen {
+                    Some(screen) => screen.came(bytes),
+                    None => bytes,
+                };
                 write(stdout, bytes, "standard output").await?;
             }
             Some(Part::Stderr(bytes)) => {
@@ -64,11 +64,19 @@ pub(super) async fn download(
             }
             Some(Part::Usage(usage)) => local.record(&usage_record(&usage)),
             Some(Part::Started(started)) => {
-                seen.session.get_or_insert(started.call_id);
+                session.get_or_insert(started.call_id);
             }
             // A part that this version does not know.
             None => {}
         }
+    }
+}
+
+/// What is to be shown before more output comes.
+async fn predicted(screen: Option<&Screen>) -> Bytes {
+    match screen {
+        Some(screen) => screen.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,12 +1,10 @@
 //! What a program has changed about the user's terminal, so that it can be undone when the user leaves
-//! while the program goes on.
+//! while the program goes on; and in which column it has left the cursor.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle_parse::{DefaultCharAccumulator, Params, Parser, Perform};
-use memchr::memchr;
+use memchr::{memchr, memrchr};
 
 const ESCAPE: u8 = 0x1b;
 
@@ -23,6 +21,12 @@ const KNOWN: [u16; 17] = [
 /// Modes that show the other screen, as full-screen programs do.
 const OTHER_SCREEN: [u16; 3] = [47, 1047, 1049];
 
+/// Modes of [`KNOWN`] that move the cursor, or change what moves it.
+const MOVING: [u16; 4] = [7, 47, 1047, 1049];
+
+/// Beyond so many bytes of one line the cursor's column is not counted.
+const LINE_BYTES: usize = 1024;
+
 /// Follows the output of a program to a terminal.
 #[derive(Default)]
 pub(super) struct Modes {
@@ -30,8 +34,8 @@ pub(super) struct Modes {
     /// Whether the parser is in the middle of a sequence.
     within: bool,
     changes: Changes,
-    /// Whether a full-screen program shows itself.
-    full_screen: Arc<AtomicBool>,
+    /// The cursor's column, from 0; `None` if it is not known.
+    column: Option<usize>,
 }
 
 #[derive(Default)]
@@ -44,6 +48,8 @@ struct Changes {
     styled: bool,
     /// A sequence has ended.
     ended: bool,
+    /// A sequence has ended that may have moved the cursor.
+    moved: bool,
 }
 
 impl Modes {
@@ -51,30 +57,40 @@ impl Modes {
     pub(super) fn see(&mut self, mut output: &[u8]) {
         loop {
             if !self.within {
-                let Some(start) = memchr(ESCAPE, output) else {
-                    return;
-                };
-                output = output.get(start..).unwrap_or_default();
-                self.within = true;
+                let start = memchr(ESCAPE, output).unwrap_or(output.len());
+                let (text, rest) = output.split_at(start);
+                self.column = column_after(text, self.column);
+                output = rest;
+                self.within = !rest.is_empty();
             }
             let Some((byte, rest)) = output.split_first() else {
                 return;
             };
             self.changes.ended = false;
+            self.changes.moved = true;
             self.parser.advance(&mut self.changes, *byte);
             self.within = !self.changes.ended;
-            if self.changes.ended {
-                let modes = &self.changes.modes;
-                let is_full = OTHER_SCREEN.iter().any(|mode| modes.contains(mode));
-                self.full_screen.store(is_full, Ordering::Relaxed);
+            if self.changes.ended && self.changes.moved {
+                self.column = None;
             }
             output = rest;
         }
     }
 
-    /// Whether a full-screen program shows itself, from now on.
-    pub(super) fn full_screen(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.full_screen)
+    /// Whether a full-screen program shows itself.
+    pub(super) fn is_full_screen(&self) -> bool {
+        let modes = &self.changes.modes;
+        OTHER_SCREEN.iter().any(|mode| modes.contains(mode))
+    }
+
+    /// The cursor's column, from 0, if it is known and no sequence has come in part.
+    pub(super) fn column(&self) -> Option<usize> {
+        self.column.filter(|_| !self.within)
+    }
+
+    /// Something else was written to the terminal.
+    pub(super) fn lose_column(&mut self) {
+        self.column = None;
     }
 
     /// What puts the terminal into the state of before; nothing if it is in it.
@@ -108,11 +124,31 @@ impl Modes {
     }
 }
 
+/// The cursor's column after some text without escape sequences.
+fn column_after(text: &[u8], before: Option<usize>) -> Option<usize> {
+    let (line, begin) = match memrchr(b'\r', text) {
+        Some(start) => (text.get(start + 1..).unwrap_or_default(), Some(0)),
+        None => (text, before),
+    };
+    let mut column = begin.filter(|_| line.len() <= LINE_BYTES)?;
+    for byte in line {
+        match byte {
+            b' '..=b'~' => column += 1,
+            // A line feed alone does not return the carriage, a bell moves nothing.
+            b'\n' | 0x07 => {}
+            _ => return None,
+        }
+    }
+    Some(column)
+}
+
 impl Perform for Changes {
     fn csi_dispatch(&mut self, params: &Params, intermediates: &[u8], _ignore: bool, end: u8) {
         self.ended = true;
         match (intermediates, end) {
             (b"?", b'h' | b'l') => {
+                self.moved = (params.iter().flatten())
+                    .any(|mode| MOVING.contains(mode) || !KNOWN.contains(mode));
                 for mode in params.iter().flatten().filter(|mode| KNOWN.contains(mode)) {
                     if SET_AT_FIRST.contains(mode) == (end == b'h') {
                         self.modes.remove(mode);
@@ -125,10 +161,16 @@ impl Perform for Changes {
             (b"!", b'p') => {
                 *self = Self {
                     ended: true,
+                    moved: true,
                     ..Self::default()
                 }
             }
-            (b"", b'm') => self.styled = !params.iter().all(|values| values == [0]),
+            (b"", b'm') => {
+                self.moved = false;
+                self.styled = !params.iter().all(|values| values == [0]);
+            }
+            // What is to the right is erased (EL).
+            (b"", b'K') => self.moved = false,
             _ => {}
         }
     }
@@ -136,12 +178,21 @@ impl Perform for Changes {
     fn esc_dispatch(&mut self, _intermediates: &[u8], _ignore: bool, byte: u8) {
         self.ended = true;
         match byte {
-            b'=' => self.keypad = true,
-            b'>' => self.keypad = false,
+            b'=' => {
+                self.moved = false;
+                self.keypad = true;
+            }
+            b'>' => {
+                self.moved = false;
+                self.keypad = false;
+            }
+            // The end of a string (ST).
+            b'\\' => self.moved = false,
             // A full reset (RIS).
             b'c' => {
                 *self = Self {
                     ended: true,
+                    moved: true,
                     ..Self::default()
                 }
             }
@@ -152,6 +203,7 @@ impl Perform for Changes {
     fn osc_dispatch(&mut self, _params: &[&[u8]], bell_terminated: bool) {
         // Otherwise the terminator's second byte comes yet.
         self.ended = bell_terminated;
+        self.moved = false;
     }
 
     fn print(&mut self, _character: char) {
@@ -202,6 +254,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_column_is_known_from_a_carriage_return_until_something_else_moves_the_cursor() {
+        for (output, column) in [
+            ("text", None),
+            ("text\r", Some(0)),
+            ("text\r\n$ ", Some(2)),
+            (
+                "\r\x1b[?2004h\x1b[01;32muser\x1b[00m:\x1b[34m~\x1b[m$ ls",
+                Some(10),
+            ),
+            ("\r\x1b]0;a title\x07$ ", Some(2)),
+            ("\r\x1b]0;a title\x1b\\$ ", Some(2)),
+            ("\r\x07$ \x1b[K", Some(2)),
+            ("\r$ \x1b[3", None),
+            ("\r$ \x1b[3D", None),
+            ("\r$ \x1b[3D\r", Some(0)),
+            ("\r$ \x1b7", None),
+            ("\r\t", None),
+            ("\rab\u{8}", None),
+            ("\r\u{e4}", None),
+            ("\r\x1b[?1049h", None),
+            ("\r\x1b[?6h", None),
+        ] {
+            let mut modes = Modes::default();
+            modes.see(output.as_bytes());
+            assert_eq!(modes.column(), column, "{output:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn it_does_not_matter_where_the_output_is_cut(
@@ -217,6 +298,7 @@ mod tests {
             whole.see(output);
             prop_assert_eq!(modes.undo(), whole.undo());
             prop_assert_eq!(modes.within, whole.within);
+            prop_assert_eq!(modes.column(), whole.column());
         }
 
         #[test]

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use legatus_core::{ChannelClosed, ChannelSender, Fault, Input as LocalInput, Local, limits};
 use prost::Message;
 
+use super::screen::Screen;
 use crate::shell::escape::{EscapeFilter, HELP, Leave};
 use crate::shell::messages::{Empty, Input, input::Part};
 use crate::shell::spawn::reason;
@@ -24,6 +25,8 @@ pub(super) struct Upload<'a> {
     pub(super) script: Option<File>,
     /// Whether stdin is a user's keyboard, with escapes in it.
     pub(super) keys: bool,
+    /// Where what is typed is to be seen.
+    pub(super) screen: Option<&'a Screen>,
     pub(super) local: &'a dyn Local,
 }
 
@@ -56,6 +59,7 @@ async fn try_upload(upload: Upload<'_>) -> Result<(), Stop> {
         sink,
         script,
         keys,
+        screen,
         local,
     } = upload;
     if let Some(script) = script {
@@ -66,7 +70,7 @@ async fn try_upload(upload: Upload<'_>) -> Result<(), Stop> {
             // In raw mode even Ctrl-D is a key: the end means that the terminal itself has gone.
             // Told as the end of input it would make the shell there leave in good order, and its
             // jobs stay behind.
-            send_keys(stdin, &sink, local).await?;
+            send_keys(stdin, &sink, screen, local).await?;
             return Err(Stop::Leave(Leave::Ending));
         } else {
             send_stream(stdin, &sink, local).await?;
@@ -118,6 +122,7 @@ async fn send_stream(
 async fn send_keys(
     mut stdin: Box<dyn LocalInput>,
     sink: &ChannelSender,
+    screen: Option<&Screen>,
     local: &dyn Local,
 ) -> Result<(), Stop> {
     let mut filter = EscapeFilter::new();
@@ -143,6 +148,9 @@ async fn send_keys(
         }
         let filtered = filter.filter(&typed);
         waiting.extend_from_slice(&filtered.bytes);
+        if let Some(screen) = screen {
+            screen.typed(&filtered.bytes);
+        }
         if let Some(leave) = filtered.leave {
             if leave == Leave::Detaching && !waiting.is_empty() {
                 // What was typed before is meant for the session, unless that takes nothing.
@@ -152,6 +160,9 @@ async fn send_keys(
             return Err(Stop::Leave(leave));
         }
         if filtered.help {
+            if let Some(screen) = screen {
+                screen.is_disturbed().await;
+            }
             for line in HELP {
                 // The terminal is raw: a line feed alone does not return the carriage.
                 local.report(&format!("{line}\r"));

@@ -2,6 +2,7 @@
 
 mod commands;
 mod environment;
+mod prediction;
 mod process_tree;
 mod requests;
 mod scripts;

@@ -114,9 +114,9 @@ async fn whoever_leaves_has_said_what_was_typed_before_and_finds_the_terminal_as
 }
 
 /// A server to which the connection is lost once the session has begun, and found again.
-struct Found {
-    stuck: Stuck,
-    links: tokio::sync::Mutex<mpsc::Receiver<Link>>,
+pub(super) struct Found {
+    pub(super) stuck: Stuck,
+    pub(super) links: tokio::sync::Mutex<mpsc::Receiver<Link>>,
 }
 
 impl Caller for Found {
@@ -352,6 +352,6 @@ async fn the_last_of_many_sizes_arrives_although_the_line_is_slow() {
     };
     tokio::select! {
         () = told => {}
-        never = crate::shell::sender::pass_sizes(Some(&user), &controls) => match never {},
+        never = crate::shell::sender::pass_sizes(Some(&user), None, &controls) => match never {},
     }
 }
