@@ -139,15 +139,16 @@ tmux_in_tmux() {
 # A server that has stopped is as far away as can be.
 seen_at_once() {
     open_shell
-    press Enter
+    type_line 'PS1="below""> "'
+    see '^below>$'
     type_characters e c
     kill -STOP "$server_pid"
     press h
-    see '^remote> ech$' 2
+    see '^below> ech$' 2
     kill -CONT "$server_pid"
     type_line 'o "af""ter"'
     see '^after$'
-    see '^remote> echo "af""ter"$'
+    see '^below> echo "af""ter"$'
 }
 
 # type_characters CHARACTER...: each when the one before has come back.
@@ -156,15 +157,14 @@ type_characters() {
     for character in "$@"; do
         press "$character"
         typed+=$character
-        see "^remote> $typed\$"
+        see "^below> $typed\$"
     done
 }
 
 secrets_stay_unseen() {
     open_shell
-    press Enter
-    type_line 'read -rs word; echo "<$word>"'
-    see '^remote> read'
+    type_line 'stty -echo; echo "re""ady"; read -r word; stty echo; echo "<$word>"'
+    see '^ready$'
     press x y z
     press Enter
     see '^<xyz>$'
