@@ -28,9 +28,13 @@ pub const REQUEST_BYTES: usize = 1 << 20;
 /// is there for those who attach later. About as many lines as people scroll back through.
 pub const SESSION_BYTES: usize = 8 << 20;
 
-/// Bytes of a client's own messages that it keeps until the other side has taken them, at most.
-/// More than the windows on the way hold, so that it never waits for acknowledgements alone.
+/// Bytes of a client's own messages that it keeps until the other side has taken them: when it has so many, it
+/// sends no more, so that there are at most these and one message. More than the windows on the way hold, so
+/// that it never waits for acknowledgements alone.
 pub const UNTAKEN_BYTES: usize = 8 << 20;
+
+/// Bytes that a message counts for beside its own, where messages are kept: what keeping it costs.
+pub const KEPT_MESSAGE_BYTES: usize = 64;
 
 /// Bytes of a kept call's name; a label for people.
 pub const SESSION_NAME_BYTES: usize = 64;

@@ -222,6 +222,21 @@ fn bytes_are_exact_both_ways_over_a_connection_that_is_cut_again_and_again() {
     server.await_end_of_sessions();
 }
 
+/// Each side could wait for the other: the program until its output is acknowledged, the client, whose
+/// acknowledgement comes behind its input, until the program reads.
+#[test]
+fn a_program_that_says_more_than_it_is_told_does_not_stand_still() {
+    let server = Server::start();
+    let input = pattern(24);
+    let bytes = input.len();
+    let arguments = ["--timeout", "5m", "--", "od", "-v", "-An", "-tx1"];
+    let output = run(server.client(server.address, &arguments), input);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    // Three characters for each byte, and a line for each sixteen.
+    assert_eq!(output.stdout.len(), 3 * bytes + bytes / 16);
+}
+
 #[test]
 fn an_exit_status_arrives_once_although_the_connection_is_cut_behind_the_output() {
     let server = Server::start();

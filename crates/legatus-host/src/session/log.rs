@@ -3,13 +3,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use legatus_core::{Fault, Outcome, limits};
+use legatus_core::limits::{self, KEPT_MESSAGE_BYTES};
+use legatus_core::{Fault, Outcome};
 
 use super::spill::Spill;
 use crate::holder::outcome_bytes;
-
-/// What a message costs beside its bytes, so that many short ones are bounded as well.
-const OVERHEAD: usize = 64;
 
 /// The Commander's messages, oldest first, and the outcome behind the last of them. Messages are
 /// held as they came, so that keeping them copies nothing.
@@ -94,8 +92,8 @@ impl Log {
     }
 
     pub(super) fn push(&mut self, message: Bytes) {
-        self.held += message.len() + OVERHEAD;
-        self.in_memory += message.len() + OVERHEAD;
+        self.held += message.len() + KEPT_MESSAGE_BYTES;
+        self.in_memory += message.len() + KEPT_MESSAGE_BYTES;
         self.total += message.len() as u64;
         self.messages.push_back(Message::Here(message));
     }
@@ -115,7 +113,7 @@ impl Log {
             };
             *message = Message::Spilled { place, length };
             self.on_disk += 1;
-            self.in_memory -= length + OVERHEAD;
+            self.in_memory -= length + KEPT_MESSAGE_BYTES;
         }
     }
 
@@ -162,7 +160,7 @@ impl Log {
         let waiting = usize::try_from(self.end() - place).unwrap_or(usize::MAX);
         let mut cost = 0_usize;
         for message in self.messages.iter().rev().take(waiting) {
-            cost += message.len() + OVERHEAD;
+            cost += message.len() + KEPT_MESSAGE_BYTES;
             if cost >= limit {
                 return false;
             }
@@ -176,9 +174,9 @@ impl Log {
             let Some(message) = self.messages.pop_front() else {
                 return;
             };
-            self.held -= message.len() + OVERHEAD;
+            self.held -= message.len() + KEPT_MESSAGE_BYTES;
             match message {
-                Message::Here(bytes) => self.in_memory -= bytes.len() + OVERHEAD,
+                Message::Here(bytes) => self.in_memory -= bytes.len() + KEPT_MESSAGE_BYTES,
                 Message::Spilled { length, .. } => {
                     self.on_disk -= 1;
                     self.spill.free(length);
@@ -211,7 +209,7 @@ mod tests {
         log.trim(1);
         assert_eq!((log.first(), log.end()), (1, 3));
         assert_eq!(log.next(1), Next::Message("b".into()));
-        let mut kept = self::log(2 * (1 + OVERHEAD), &["a", "b", "c"]);
+        let mut kept = self::log(2 * (1 + KEPT_MESSAGE_BYTES), &["a", "b", "c"]);
         kept.trim(u64::MAX);
         assert_eq!((kept.first(), kept.end()), (1, 3));
     }
@@ -243,7 +241,7 @@ mod tests {
         }
         // 12 MiB of messages of 256 KiB, each a little more.
         assert_eq!(count, 48);
-        assert!(log.in_memory <= limits::SESSION_BYTES + (256 << 10) + OVERHEAD);
+        assert!(log.in_memory <= limits::SESSION_BYTES + (256 << 10) + KEPT_MESSAGE_BYTES);
         assert!(log.on_disk > 14, "{}", log.on_disk);
         // Twice around the file.
         for number in 0..count {
@@ -262,7 +260,7 @@ mod tests {
     #[test]
     fn room_is_counted_from_a_place_with_what_each_message_costs() {
         let log = log(usize::MAX, &["aaaa", "b"]);
-        let one = 1 + OVERHEAD;
+        let one = 1 + KEPT_MESSAGE_BYTES;
         assert!(!log.has_room(0, one + 1));
         assert!(log.has_room(1, one + 1));
         assert!(!log.has_room(1, one));

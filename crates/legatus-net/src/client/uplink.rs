@@ -212,7 +212,7 @@ impl State {
     fn push(&mut self, message: Option<Bytes>) {
         match message {
             Some(message) => {
-                self.untaken_bytes += message.len();
+                self.untaken_bytes += message.len() + limits::KEPT_MESSAGE_BYTES;
                 self.untaken.push_back(message);
             }
             None => self.ended = true,
@@ -225,7 +225,7 @@ impl State {
             let Some(message) = self.untaken.pop_front() else {
                 return false;
             };
-            self.untaken_bytes -= message.len();
+            self.untaken_bytes -= message.len() + limits::KEPT_MESSAGE_BYTES;
             self.first += 1;
         }
         // Fewer than before would mean that some were forgotten there.

@@ -1,7 +1,10 @@
 //! What a caller sends of a call after its first message.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
+use legatus_core::limits::{self, KEPT_MESSAGE_BYTES};
 use legatus_core::wire::{CallRequest, call_request};
 use legatus_core::{ChannelClosed, ChannelSender, Fault};
 use prost::Message as _;
@@ -14,6 +17,9 @@ use crate::framing::{MessageReader, ReadError};
 /// the caller is not stuck. Only a half-close ends the module's input: when the caller goes away
 /// or sends what cannot be taken, the call is cancelled instead. Never returns: the call's end
 /// ends it.
+///
+/// Acknowledgements of a kept call come between its messages, and a module may read nothing before its output
+/// is acknowledged. So what it does not read yet waits here, and what is behind is read.
 pub(super) async fn receive(
     mut messages: MessageReader,
     sender: ChannelSender,
@@ -22,8 +28,32 @@ pub(super) async fn receive(
     kept: Option<KeptStream>,
 ) -> std::convert::Infallible {
     let mut sender = Some(sender);
+    let mut waiting = Waiting::default();
+    let mut ended = false;
     loop {
-        let part = match messages.next().await {
+        if waiting.messages.is_empty() && ended {
+            sender = None;
+        }
+        let next = tokio::select! {
+            biased;
+            passed = waiting.pass(sender.as_ref()), if !waiting.messages.is_empty() => {
+                match passed {
+                    Ok(()) => {}
+                    Err(ChannelClosed::Gone) => {
+                        sender = None;
+                        waiting = Waiting::default();
+                    }
+                    Err(error @ ChannelClosed::TooLong(_)) => {
+                        refused.set(Fault::new(error.to_string())).ok();
+                        cancellation.cancel();
+                        break;
+                    }
+                }
+                continue;
+            }
+            next = messages.next(), if waiting.has_room(kept.is_some()) => next,
+        };
+        let part = match next {
             Ok(Some(message)) => CallRequest::decode(message).ok().and_then(|call| call.part),
             // Its stream of replies ends, too, and tells whether that is a goodbye.
             Ok(None) | Err(ReadError::Reset | ReadError::Failed(_)) if kept.is_some() => break,
@@ -50,7 +80,7 @@ pub(super) async fn receive(
                 continue;
             }
             (Some(call_request::Part::End(_)), Some(_)) => {
-                sender = None;
+                ended = true;
                 continue;
             }
             _ => None,
@@ -61,20 +91,48 @@ pub(super) async fn receive(
             cancellation.cancel();
             break;
         };
-        let Some(open) = &sender else { continue };
-        match open.send(message).await {
-            Ok(()) => {}
-            Err(ChannelClosed::Gone) => sender = None,
-            Err(error @ ChannelClosed::TooLong(_)) => {
-                refused.set(Fault::new(error.to_string())).ok();
-                cancellation.cancel();
-                break;
-            }
+        if sender.is_some() {
+            waiting.push(message);
         }
     }
     // Nobody will acknowledge anything any more.
     drop(kept);
+    while !waiting.messages.is_empty() && waiting.pass(sender.as_ref()).await.is_ok() {}
     // Unless it was closed properly, the input stays open until the call has ended.
     let _open = sender;
     std::future::pending().await
+}
+
+/// Messages that the module has not read yet.
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Whether the next message can wait here, too. An honest client of a kept call has no more than these on
+    /// their way, so that its acknowledgements never have to wait.
+    fn has_room(&self, is_kept: bool) -> bool {
+        let others = match is_kept {
+            true => limits::UNTAKEN_BYTES + limits::MESSAGE_BYTES + KEPT_MESSAGE_BYTES,
+            false => 0,
+        };
+        self.bytes <= others
+    }
+
+    fn push(&mut self, message: Bytes) {
+        self.bytes += message.len() + KEPT_MESSAGE_BYTES;
+        self.messages.push_back(message);
+    }
+
+    /// Passes the oldest on. Cancel safe.
+    async fn pass(&mut self, sender: Option<&ChannelSender>) -> Result<(), ChannelClosed> {
+        let oldest = self.messages.front().cloned().unwrap_or_default();
+        let length = oldest.len();
+        sender.ok_or(ChannelClosed::Gone)?.send(oldest).await?;
+        self.bytes -= length + KEPT_MESSAGE_BYTES;
+        self.messages.pop_front();
+        Ok(())
+    }
 }
