@@ -341,6 +341,24 @@ far() {
     far=127.0.0.1:$(head -n 1 "$work/far")
 }
 
+# What is sent fills the buffers on the way, and an answer comes behind it, half a minute later. Nobody is to take
+# that for a dead connection.
+slow_is_not_dead() {
+    far 1 100
+    head -c 2M /dev/urandom >"$work/slowly"
+    local direction
+    for direction in up down; do
+        if [[ $direction == up ]]; then
+            run legatus cp "$work/slowly" "$far:$work/slowly.there"
+        else
+            run legatus cp "$far:$work/slowly.there" "$work/slowly.back"
+        fi
+        expect_status 0
+        expect_no_err
+    done
+    cmp "$work/slowly" "$work/slowly.back"
+}
+
 fills_the_path() {
     # A window of 2 MiB would fill two fifths of the smaller path. Here a machine that is busy must pass, too.
     local mbits=400 mib=160 limit_share=0.50 share
@@ -400,6 +418,7 @@ check "a system's folder is identical to rsync" system_tree
 check "a git repository is identical to rsync" repository_tree
 check "trees of odd entries are identical to rsync, new and changed" odd_trees
 check "one file fills a path of 100 ms" fills_the_path
+check "a slow line is not taken for a dead connection" slow_is_not_dead
 check "1,000 small files cost at most 5 round trips" few_round_trips
 check "the server is alive after all that" expect_server_alive
 if ((full)) && [[ -f $work/figures ]]; then sed 's/^/    /' "$work/figures"; fi

@@ -1,10 +1,12 @@
-//! A stream whose reads are watched from outside.
+//! TCP connections, and streams whose reads are watched from outside.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 /// What is told of each read.
 pub(crate) trait Watcher: Unpin {
@@ -67,4 +69,15 @@ impl<S: AsyncWrite + Unpin, W: Watcher> AsyncWrite for Watched<S, W> {
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
+}
+
+/// Makes a TCP connection send at once, and fail when nothing that it sent is acknowledged for so long.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub(crate) fn prepare(stream: &TcpStream, acknowledged_within: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let milliseconds = u32::try_from(acknowledged_within.as_millis()).unwrap_or(u32::MAX);
+    rustix::net::sockopt::set_tcp_user_timeout(stream, milliseconds)?;
+    Ok(())
 }

@@ -201,7 +201,7 @@ impl Client {
             .max_frame_size(wire::FRAME_BYTES)
             .max_send_buf_size(wire::SEND_BUFFER)
             .keep_alive_interval(wire::CLIENT_PING_INTERVAL)
-            .keep_alive_timeout(wire::CLIENT_PING_TIMEOUT)
+            .keep_alive_timeout(wire::PING_TIMEOUT)
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await
@@ -469,7 +469,8 @@ async fn dial(endpoint: &Endpoint, timeout: Duration) -> Result<TcpStream, Conne
         let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
         match connecting.await.unwrap_or_else(timed_out) {
             Ok(stream) => {
-                stream.set_nodelay(true).ok(); // only slower without
+                // Without it is only slower, and a dead connection is noticed late.
+                crate::io::prepare(&stream, wire::CLIENT_ACKNOWLEDGED_WITHIN).ok();
                 return Ok(stream);
             }
             Err(error) => last = error,

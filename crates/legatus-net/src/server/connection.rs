@@ -158,7 +158,8 @@ async fn handshake(
     stream: TcpStream,
     state: &State,
 ) -> Result<(TlsStream<TcpStream>, Peer), String> {
-    let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
+    let prepared = crate::io::prepare(&stream, wire::ACKNOWLEDGED_WITHIN);
+    let prepared = prepared.and_then(|()| stream.local_addr());
     let local = plain(prepared.map_err(|error| error.to_string())?);
     let config = state.tls.config_for(local.ip());
     tls::accept(config, stream)
