@@ -34,8 +34,8 @@ const LOCALE: [&str; 15] = [
 /// What a user's arguments ask for.
 pub(super) struct Asked {
     pub(super) request: CoreRequest,
-    /// Whether it is to run on a terminal.
-    pub(super) on_terminal: bool,
+    /// The size of the terminal that it is to run on, if on one.
+    pub(super) terminal: Option<TerminalSize>,
 }
 
 /// What a user's arguments ask for.
@@ -46,10 +46,11 @@ pub(super) fn request(arguments: &Arguments, local: &dyn Local) -> Result<Asked,
         .is_some_and(|terminal| terminal.shows_output());
     let interactive = matches!(mode, Mode::Login(_)) && is_shown && !arguments.is_given("no-tty");
     let on_terminal = interactive || arguments.is_given("tty");
+    let size = on_terminal.then(|| size(local));
     let request = Request {
         environment: environment(arguments, local)?,
         directory: bytes(arguments.last("cwd").unwrap_or_default()),
-        terminal: on_terminal.then(|| terminal(local)),
+        terminal: size.map(|size| terminal(local, size)),
         user: bytes(arguments.last("user").unwrap_or_default()),
         mode: Some(mode),
     };
@@ -61,7 +62,7 @@ pub(super) fn request(arguments: &Arguments, local: &dyn Local) -> Result<Asked,
     request.keeping = keeping(arguments, on_terminal)?;
     Ok(Asked {
         request,
-        on_terminal,
+        terminal: size,
     })
 }
 
@@ -158,14 +159,15 @@ fn environment(arguments: &Arguments, local: &dyn Local) -> Result<Vec<Variable>
     locale.chain(given).collect()
 }
 
-fn terminal(local: &dyn Local) -> Terminal {
-    let size = local.terminal().map_or(
-        TerminalSize {
-            columns: 80,
-            rows: 24,
-        },
-        |terminal| terminal.size(),
-    );
+fn size(local: &dyn Local) -> TerminalSize {
+    let usual = TerminalSize {
+        columns: 80,
+        rows: 24,
+    };
+    local.terminal().map_or(usual, |terminal| terminal.size())
+}
+
+fn terminal(local: &dyn Local, size: TerminalSize) -> Terminal {
     Terminal {
         kind: bytes(&local.environment("TERM").unwrap_or_default()),
         columns: size.columns.into(),

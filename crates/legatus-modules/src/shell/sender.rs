@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use legatus_core::{
     Arguments, Attach, Caller, Control, ControlSender, Conversation, Fault, Link, Local, Outcome,
-    Stream, Terminal, UserSignal,
+    Stream, Terminal, TerminalSize, UserSignal,
 };
 use prost::Message;
 use tokio::time::Instant;
@@ -55,22 +55,23 @@ pub(super) async fn send(
     }
     let Asked {
         request,
-        on_terminal,
+        terminal: size,
     } = arguments::request(&arguments, local)?;
     let script = match arguments.last("script") {
         Some(path) => Some(open_script(local, Path::new(path))?),
         None => None,
     };
-    let terminal = local.terminal().filter(|_| on_terminal);
+    let terminal = local.terminal().filter(|_| size.is_some());
+    let screen = screen(local, size, !arguments.is_given("no-prediction"));
     let conversation = caller.open(request).await?;
     if arguments.is_given("detach") {
-        return detach(conversation, name(&arguments), on_terminal, local).await;
+        return detach(conversation, name(&arguments), size.is_some(), local).await;
     }
     let user = User {
         caller,
         local,
         session: name(&arguments),
-        screen: screen(terminal, local, !arguments.is_given("no-prediction")),
+        screen,
         terminal,
         script,
         gives_input: true,
@@ -79,12 +80,13 @@ pub(super) async fn send(
     user.drive(conversation).await
 }
 
-/// Follows what is shown on the terminal, if anything is. `predicts`: whether typed characters may be shown
-/// there before they have come back.
-fn screen(terminal: Option<&dyn Terminal>, local: &dyn Local, predicts: bool) -> Option<Screen> {
-    let terminal = terminal.filter(|terminal| terminal.shows_output())?;
-    let predicts = predicts && !local.shows_records() && local.environment(NO_PREDICTION).is_none();
-    Some(Screen::new(terminal.size(), predicts))
+/// Follows what is shown on the user's terminal, if anything is, which the other side knows to be of that size.
+/// `predicts`: whether typed characters may be shown there before they have come back.
+fn screen(local: &dyn Local, size: Option<TerminalSize>, predicts: bool) -> Option<Screen> {
+    let is_shown = |terminal: &&dyn Terminal| terminal.shows_output();
+    local.terminal().filter(is_shown)?;
+    let predicts = predicts && local.environment(NO_PREDICTION).is_none();
+    Some(Screen::new(size?, predicts))
 }
 
 /// The name that the user gives to the session.
@@ -105,10 +107,11 @@ pub(super) async fn attach(
     let session = attach.session.clone();
     let conversation = caller.attach(attach).await?;
     let terminal = local.terminal().filter(|_| on_terminal);
-    let screen = screen(terminal, local, predicts);
+    let size = terminal.map(Terminal::size);
+    let screen = screen(local, size, predicts);
     let terminal = terminal.filter(|_| !watches);
-    if let Some(terminal) = terminal {
-        conversation.controls.send(Control::Resize(terminal.size()));
+    if let (Some(_), Some(size)) = (terminal, size) {
+        conversation.controls.send(Control::Resize(size));
     }
     let user = User {
         caller,

@@ -50,6 +50,8 @@ struct Changes {
     ended: bool,
     /// A sequence has ended that may have moved the cursor.
     moved: bool,
+    /// A program has put something somewhere on the screen.
+    painted: bool,
 }
 
 impl Modes {
@@ -81,6 +83,11 @@ impl Modes {
     pub(super) fn is_full_screen(&self) -> bool {
         let modes = &self.changes.modes;
         OTHER_SCREEN.iter().any(|mode| modes.contains(mode))
+    }
+
+    /// Whether a program has the screen, or has put something somewhere on it since it was cleared.
+    pub(super) fn is_painted(&self) -> bool {
+        self.changes.painted || self.is_full_screen()
     }
 
     /// The cursor's column, from 0, if it is known and no sequence has come in part.
@@ -149,6 +156,7 @@ impl Perform for Changes {
             (b"?", b'h' | b'l') => {
                 self.moved = (params.iter().flatten())
                     .any(|mode| MOVING.contains(mode) || !KNOWN.contains(mode));
+                self.painted &= !(params.iter().flatten()).any(|mode| OTHER_SCREEN.contains(mode));
                 for mode in params.iter().flatten().filter(|mode| KNOWN.contains(mode)) {
                     if SET_AT_FIRST.contains(mode) == (end == b'h') {
                         self.modes.remove(mode);
@@ -169,8 +177,15 @@ impl Perform for Changes {
                 self.moved = false;
                 self.styled = !params.iter().all(|values| values == [0]);
             }
-            // What is to the right is erased (EL).
-            (b"", b'K') => self.moved = false,
+            // Something is erased (ED, EL).
+            (b"", b'J' | b'K') => {
+                self.moved = false;
+                self.painted &= !(end == b'J' && params.iter().flatten().any(|what| *what >= 2));
+            }
+            // The cursor goes to a place (CUP, HVP, VPA) that is not the first, or a region scrolls (DECSTBM).
+            (b"", b'H' | b'f' | b'd' | b'r') => {
+                self.painted |= end == b'r' || params.iter().flatten().any(|place| *place > 1);
+            }
             _ => {}
         }
     }
@@ -266,7 +281,7 @@ mod tests {
             ),
             ("\r\x1b]0;a title\x07$ ", Some(2)),
             ("\r\x1b]0;a title\x1b\\$ ", Some(2)),
-            ("\r\x07$ \x1b[K", Some(2)),
+            ("\r\x07$ \x1b[K\x1b[J", Some(2)),
             ("\r$ \x1b[3", None),
             ("\r$ \x1b[3D", None),
             ("\r$ \x1b[3D\r", Some(0)),
@@ -280,6 +295,26 @@ mod tests {
             let mut modes = Modes::default();
             modes.see(output.as_bytes());
             assert_eq!(modes.column(), column, "{output:?}");
+        }
+    }
+
+    #[test]
+    fn a_screen_is_painted_until_it_is_cleared() {
+        for (output, painted) in [
+            ("text\r\n$ ls\x1b[K", false),
+            ("\x1b[H\x1b[2J$ ", false),
+            ("\x1b[10;20Htext", true),
+            ("\x1b[5dtext", true),
+            ("\x1b[2;20r", true),
+            ("\x1b[10;20Htext\x1b[J", true),
+            ("\x1b[10;20Htext\x1b[H\x1b[2J", false),
+            ("\x1b[10;20Htext\x1bc", false),
+            ("\x1b[?1049h\x1b[10;20Htext", true),
+            ("\x1b[?1049h\x1b[10;20Htext\x1b[?1049l", false),
+        ] {
+            let mut modes = Modes::default();
+            modes.see(output.as_bytes());
+            assert_eq!(modes.is_painted(), painted, "{output:?}");
         }
     }
 

@@ -36,26 +36,29 @@ struct Line {
 }
 
 impl Prediction {
-    /// Takes a character or another byte that was typed; returns whether it is to be shown at once.
-    /// `has_room`: whether the cursor is where a character can be shown, and erased again.
-    pub(super) fn typed(&mut self, byte: u8, has_room: bool) -> bool {
+    /// Takes a character or another byte that was typed.
+    pub(super) fn typed(&mut self, byte: u8) {
         match byte {
-            b'\r' | b'\n' | CTRL_C => {
-                self.line = Line::default();
-                return false;
+            b'\r' | b'\n' | CTRL_C => self.line = Line::default(),
+            b' '..=b'~' if self.under_way.len() < UNDER_WAY && !self.line.spoilt => {
+                self.line.typed += 1;
+                self.under_way.push_back(byte);
             }
-            b' '..=b'~' if self.under_way.len() < UNDER_WAY => {}
             _ => self.line.spoilt = true,
         }
-        if self.line.spoilt {
-            return false;
+    }
+
+    /// What is to be shown now of what is under way. `room`: so many characters can be shown behind the cursor, and
+    /// erased again.
+    pub(super) fn show(&mut self, room: usize) -> Bytes {
+        let is_proven = self.line.proven >= PROOF && !self.line.spoilt;
+        if !is_proven || self.under_way.len() > self.line.typed {
+            return Bytes::new();
         }
-        let all_shown = self.shown == self.under_way.len();
-        self.line.typed += 1;
-        self.under_way.push_back(byte);
-        let is_shown = all_shown && has_room && self.line.proven >= PROOF;
-        self.shown += usize::from(is_shown);
-        is_shown
+        let more = self.under_way.iter().skip(self.shown).take(room);
+        let more: Bytes = more.copied().collect();
+        self.shown += more.len();
+        more
     }
 
     /// Takes what has come from the other side; returns what of it the terminal lacks.
@@ -90,9 +93,10 @@ impl Prediction {
     /// Expects nothing of what is under way any more; returns what erases it from the screen.
     pub(super) fn give_up(&mut self) -> Bytes {
         let erased = [BACKSPACE, b' ', BACKSPACE].map(|byte| [byte].repeat(self.shown));
+        // What still comes back of a line before would be taken for proof.
+        self.line.spoilt |= self.line.typed > 0 || !self.under_way.is_empty();
         self.shown = 0;
         self.under_way.clear();
-        self.line.spoilt |= self.line.typed > 0;
         erased.concat().into()
     }
 
@@ -137,10 +141,14 @@ mod tests {
 
         fn types(&mut self, keys: &str) {
             for byte in keys.bytes() {
-                if self.prediction.typed(byte, true) {
-                    self.write(&[byte]);
-                }
+                self.prediction.typed(byte);
+                self.shows();
             }
+        }
+
+        fn shows(&mut self) {
+            let more = self.prediction.show(usize::MAX);
+            self.write(&more);
         }
 
         fn comes(&mut self, output: &str) {
@@ -148,6 +156,7 @@ mod tests {
                 .prediction
                 .came(Bytes::copy_from_slice(output.as_bytes()));
             self.write(&lacking);
+            self.shows();
         }
 
         fn shown(&self) -> String {
@@ -202,6 +211,31 @@ mod tests {
         screen.comes(" -");
         screen.comes("l");
         assert_eq!(screen.shown(), "$ ls -l");
+    }
+
+    #[test]
+    fn what_was_typed_before_the_proof_came_is_shown_with_it() {
+        let mut screen = Screen::default();
+        screen.types("abcdef");
+        screen.comes("a");
+        assert_eq!(screen.shown(), "a");
+        screen.comes("b");
+        assert_eq!(screen.shown(), "abcdef");
+        screen.types("g");
+        screen.comes("cdefg");
+        assert_eq!(screen.shown(), "abcdefg");
+    }
+
+    #[test]
+    fn what_comes_late_of_a_line_that_was_given_up_is_no_proof() {
+        let mut screen = Screen::default();
+        screen.types("su -s\r");
+        screen.comes("[job done]");
+        screen.types("su");
+        screen.comes("s");
+        screen.comes("u");
+        screen.types("per");
+        assert_eq!(screen.shown(), "[job done]su");
     }
 
     #[test]
@@ -267,12 +301,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_shown_where_there_is_no_room_nor_behind_such_a_character() {
+    fn as_much_is_shown_as_there_is_room() {
         let mut screen = Screen::proven();
-        assert!(!screen.prediction.typed(b'c', false));
-        assert!(!screen.prediction.typed(b'd', true));
+        for byte in *b"cde" {
+            screen.prediction.typed(byte);
+        }
+        assert_eq!(screen.prediction.show(0), "");
+        assert_eq!(screen.prediction.show(2), "cd");
         screen.comes("cd");
-        assert!(screen.prediction.typed(b'e', true));
+        assert_eq!(screen.shown(), "abe");
     }
 
     #[test]

@@ -14,6 +14,9 @@ use super::prediction::Prediction;
 /// How long a character may stand on the screen that does not come back.
 const COMES_BACK_WITHIN: Duration = Duration::from_secs(3);
 
+/// How often to wait for the one who writes.
+const TURNS: usize = 3;
+
 /// A terminal that a session's output goes to.
 pub(in crate::shell) struct Screen {
     state: Mutex<State>,
@@ -53,8 +56,11 @@ impl Screen {
     /// The user has typed something, which is on its way.
     pub(super) fn typed(&self, keys: &[u8]) {
         let mut state = self.state();
-        for byte in keys {
-            state.typed(*byte);
+        if let Some(prediction) = &mut state.prediction {
+            for byte in keys {
+                prediction.typed(*byte);
+            }
+            state.show();
         }
         if !state.unwritten.is_empty() {
             self.changed.notify_one();
@@ -73,7 +79,15 @@ impl Screen {
         if prediction.shown() < before {
             state.since = Instant::now();
         }
-        state.write(lacking)
+        state.modes.see(&lacking);
+        let before_it = state.unwritten.split();
+        state.show();
+        if before_it.is_empty() && state.unwritten.is_empty() {
+            return lacking;
+        }
+        [before_it, lacking.into(), state.unwritten.split()]
+            .concat()
+            .into()
     }
 
     /// Waits until something is to be written that no output is the cause of.
@@ -114,8 +128,13 @@ impl Screen {
             state.modes.lose_column();
         }
         self.changed.notify_one();
-        // Whoever writes is part of the same task.
-        tokio::task::yield_now().await;
+        // Whoever writes is part of the same task, so that its turn comes between two of this one.
+        for _ in 0..TURNS {
+            if self.state().unwritten.is_empty() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The terminal has another size; its lines may be others now.
@@ -131,36 +150,35 @@ impl Screen {
 
     /// What puts the terminal into the state of before.
     pub(super) fn undo(&self) -> Vec<u8> {
-        self.state().modes.undo()
+        let mut state = self.state();
+        state.give_up();
+        [state.unwritten.split().into(), state.modes.undo()].concat()
     }
 }
 
 impl State {
-    fn typed(&mut self, byte: u8) {
-        // Not in the last column, from which a character may not be erased as from others.
-        let column = self.modes.column().filter(|_| !self.modes.is_full_screen());
-        let has_room = column.is_some_and(|column| column + 1 < self.columns);
+    /// Shows what may be shown of what was typed.
+    fn show(&mut self) {
+        let was_waiting = self.is_waiting();
+        let room = self.room();
         let Some(prediction) = &mut self.prediction else {
             return;
         };
-        let was_waiting = prediction.shown() > 0;
-        if prediction.typed(byte, has_room) {
-            self.modes.see(&[byte]);
-            self.unwritten.extend_from_slice(&[byte]);
-            if !was_waiting {
-                self.since = Instant::now();
-            }
+        let more = prediction.show(room);
+        self.modes.see(&more);
+        self.unwritten.extend_from_slice(&more);
+        if !was_waiting {
+            self.since = Instant::now();
         }
     }
 
-    /// What is to be written, with what was to be written before.
-    fn write(&mut self, output: Bytes) -> Bytes {
-        self.modes.see(&output);
-        if self.unwritten.is_empty() {
-            return output;
+    /// How many characters can be shown behind the cursor: not in the last column, from which they may not be erased as
+    /// from others, and not where a program paints the screen.
+    fn room(&self) -> usize {
+        match self.modes.column() {
+            Some(column) if !self.modes.is_painted() => self.columns.saturating_sub(column + 1),
+            _ => 0,
         }
-        self.unwritten.extend_from_slice(&output);
-        self.unwritten.split().freeze()
     }
 
     fn is_waiting(&self) -> bool {

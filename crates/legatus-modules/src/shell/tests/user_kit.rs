@@ -22,6 +22,8 @@ pub(super) struct User {
     is_terminal: bool,
     raw: Arc<AtomicBool>,
     pub(super) nobody_reads: bool,
+    /// Whether the user's environment says so.
+    pub(super) wants_no_prediction: bool,
     keys: Mutex<Option<mpsc::Receiver<Bytes>>>,
     signals: tokio::sync::Mutex<mpsc::Receiver<UserSignal>>,
     sizes: tokio::sync::Mutex<mpsc::Receiver<TerminalSize>>,
@@ -53,6 +55,7 @@ impl User {
             is_terminal,
             raw: Arc::default(),
             nobody_reads: false,
+            wants_no_prediction: false,
             keys: Mutex::new(Some(keys)),
             signals: signals.into(),
             sizes: sizes.into(),
@@ -131,7 +134,11 @@ impl Local for User {
     }
 
     fn environment(&self, name: &str) -> Option<OsString> {
-        (name == "TERM").then(|| "vt100".into())
+        match name {
+            "TERM" => Some("vt100".into()),
+            "LEGATUS_NO_PREDICTION" if self.wants_no_prediction => Some("1".into()),
+            _ => None,
+        }
     }
 
     fn progress(&self) -> &dyn Progress {
@@ -140,6 +147,9 @@ impl Local for User {
 
     fn report(&self, line: &str) {
         self.reports.lock().unwrap().push(line.to_owned());
+        let mut shown = self.screen.shown.lock().unwrap();
+        shown.extend_from_slice(line.as_bytes());
+        self.screen.changed.notify_one();
     }
 
     fn record(&self, _: &str) {}
