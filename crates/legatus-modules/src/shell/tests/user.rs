@@ -106,7 +106,10 @@ async fn whoever_leaves_has_said_what_was_typed_before_and_finds_the_terminal_as
         (Outcome::SUCCESS, Some(Control::Detach))
     );
     let shown = user.screen.shown.lock().unwrap().clone();
-    assert!(shown.starts_with(b"\x1b[?1049hediting\x1b[?1049l\r\ndetached"), "{shown:?}");
+    assert!(
+        shown.starts_with(b"\x1b[?1049hediting\x1b[?1049l\r\ndetached"),
+        "{shown:?}"
+    );
     assert_eq!(
         *user.reports.lock().unwrap(),
         ["detached; `legatus attach HOST 17` returns to the session"]
