@@ -341,11 +341,11 @@ far() {
     far=127.0.0.1:$(head -n 1 "$work/far")
 }
 
-# What is sent fills the buffers on the way, and an answer comes behind it, half a minute later. Nobody is to take
-# that for a dead connection.
+# What is sent fills the buffers on the way and those of the sockets, and an answer comes behind it, many seconds
+# later. Nobody is to take that for a dead connection.
 slow_is_not_dead() {
-    far 1 100
-    head -c 2M /dev/urandom >"$work/slowly"
+    far 4 100
+    head -c 14M /dev/urandom >"$work/slowly"
     local direction
     for direction in up down; do
         if [[ $direction == up ]]; then

@@ -187,6 +187,23 @@ jumps() {
     expect_err 'through web2.*refused'
 }
 
+# The host on the way is killed, and served again; what runs at its end goes on.
+comes_back_through_a_jump() {
+    start_server
+    start "$work/ours/ssh" -J "$host" web1 "echo begun; until test -e '$work/on'; do sleep 0.1; done; echo goes on" \
+        >"$work/jumped" 2>"$work/jumped.err"
+    local client=$started
+    await 10 "it has begun" grep -q begun "$work/jumped"
+    kill -KILL "$server_pid"
+    await 20 "the loss is told" grep -q 'connection lost' "$work/jumped.err"
+    serve_again
+    await 30 "it is connected again" grep -q 'connected again' "$work/jumped.err"
+    : >"$work/on"
+    await_exit 30 "$client"
+    same "status" 0 "$status"
+    same "output" $'begun\ngoes on' "$(<"$work/jumped")"
+}
+
 lost_server() {
     start_server
     start "$LEGATUS" forward "$host" -L 0:localhost:1 --reconnect 0 2>"$work/forward.err"
@@ -265,6 +282,7 @@ check "forward: the server's lists of targets, listeners and subsystems" allow_l
 check "forward: listeners are loopback and unprivileged by default" default_listeners
 check "forward: Unix sockets are opened with the user's rights" users_rights
 check "forward: -J through another host" jumps
+check "forward: -J comes back when the host on the way was killed" comes_back_through_a_jump
 check "forward: a lost server ends it with status 255" lost_server
 check "forward: goes on when the server is restarted or was killed" forward_goes_on
 check "forward: -R and -L beside a session" sessions_with_forwardings

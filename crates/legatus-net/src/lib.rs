@@ -10,7 +10,7 @@ mod server;
 pub mod tls;
 
 pub use audit::{Audit, AuditError};
-pub use client::{Client, ClientOptions, ConnectError, Endpoint, ModuleCaller};
+pub use client::{Client, ClientOptions, ConnectError, Endpoint, ModuleCaller, Way};
 pub use policy_file::{PolicyFileError, parse_policy};
 pub use server::{Restart, Server, ServerHandle, ServerLimits, ServerOptions};
 
@@ -60,12 +60,12 @@ mod http2 {
     pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(15);
 
     /// ...and the connection is dead if the other end's kernel acknowledges nothing of what was sent, a ping at
-    /// least, for so long (`TCP_USER_TIMEOUT` of tcp(7)). What is under way on a slow line is acknowledged
-    /// bit by bit, however long the answer takes.
+    /// least, or takes nothing, for so long (`TCP_USER_TIMEOUT` of tcp(7)). What is under way on a slow line is
+    /// acknowledged bit by bit, however long the answer takes.
     pub(crate) const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(15);
 
     /// A client asks its server more often, for people wait for it: a dead connection is noticed
-    /// within ten seconds.
+    /// within ten seconds, or within about a minute if it is that of a host behind another.
     pub(crate) const CLIENT_PING_INTERVAL: Duration = Duration::from_secs(4);
 
     /// How long the server's kernel may acknowledge nothing.

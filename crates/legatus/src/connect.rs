@@ -86,6 +86,15 @@ pub enum ConnectFailure {
     Unavailable(Fault),
 }
 
+impl ConnectFailure {
+    /// What is to be told of it.
+    pub fn into_fault(self) -> Fault {
+        match self {
+            Self::Denied(fault) | Self::Unavailable(fault) => fault,
+        }
+    }
+}
+
 impl From<ConnectFailure> for Outcome {
     fn from(failure: ConnectFailure) -> Self {
         match failure {

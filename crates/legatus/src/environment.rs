@@ -28,6 +28,11 @@ pub const LOG: Variable = variable(
 );
 /// Switches colours off.
 pub const NO_COLOR: Variable = variable("NO_COLOR", "No colours if set (https://no-color.org)");
+/// Keeps an interactive session from showing what has not come back.
+pub const NO_PREDICTION: Variable = variable(
+    legatus_modules::shell::NO_PREDICTION,
+    "As --no-prediction always, if set: typed characters are shown when they have come back",
+);
 /// The user's home directory.
 pub const HOME: Variable = variable("HOME", "The user's home directory");
 /// Where the user's configuration lies.
@@ -37,7 +42,17 @@ pub const XDG_CONFIG_HOME: Variable = variable(
 );
 
 /// All of them, in the order of help.
-pub const ALL: [Variable; 8] = [CERT, KEY, CA, CONFIG, LOG, NO_COLOR, XDG_CONFIG_HOME, HOME];
+pub const ALL: [Variable; 9] = [
+    CERT,
+    KEY,
+    CA,
+    CONFIG,
+    LOG,
+    NO_PREDICTION,
+    NO_COLOR,
+    XDG_CONFIG_HOME,
+    HOME,
+];
 
 const fn variable(name: &'static str, purpose: &'static str) -> Variable {
     Variable { name, purpose }

@@ -6,7 +6,7 @@ use legatus_core::wire::{DescribeReply, ListSessionsReply};
 use legatus_core::{BoxFuture, Caller, Connection, Fault, Outcome, Registry, SocketName};
 use legatus_modules::forward;
 use legatus_net::tls::{ClientTls, PairSource, PemSource, RootSource, TlsError};
-use legatus_net::{Client, ClientOptions, Endpoint as Address};
+use legatus_net::{Client, ClientOptions, Endpoint as Address, Way};
 
 use crate::config::{Endpoint, IdentityFiles, ResolvedHost};
 use crate::connect::{ConnectFailure, Connector};
@@ -36,59 +36,33 @@ impl<'a> Network<'a> {
     }
 
     /// A connection to a host, through others if it has to be.
-    fn client<'b>(
-        &'b self,
-        host: &'b ResolvedHost,
-    ) -> BoxFuture<'b, Result<Client, ConnectFailure>> {
-        Box::pin(async move {
-            let (address, tls) = self.way_to(host).map_err(ConnectFailure::Unavailable)?;
-            let options = ClientOptions {
-                tls,
-                connect_timeout: host.connect_timeout,
-            };
-            let connected = match &host.via {
-                None => Client::connect(&address, &options).await,
-                Some(jump) => {
-                    let stream = self.through(jump, &address).await?;
-                    Client::connect_over(stream, &address, &options).await
-                }
-            };
-            let client = connected.map_err(|error| ConnectFailure::Unavailable(error.into()))?;
-            Ok(match host.endpoint {
-                Endpoint::Embedded => client.without_kept_calls(),
-                Endpoint::Remote(_) => client,
-            })
-        })
+    async fn client(&self, host: &ResolvedHost) -> Result<Client, ConnectFailure> {
+        let hops = self.way_to(host).map_err(ConnectFailure::Unavailable)?;
+        let client = connect(&hops).await?;
+        if host.endpoint == Endpoint::Embedded {
+            return Ok(client.without_kept_calls());
+        }
+        if hops.len() == 1 {
+            return Ok(client);
+        }
+        let hops: Arc<[Hop]> = hops.into();
+        Ok(client.with_way_back(Way::new(move || {
+            let hops = Arc::clone(&hops);
+            async move { connect(&hops).await.map_err(ConnectFailure::into_fault) }
+        })))
     }
 
-    /// A stream to an address that another host reaches. That host sees only what TLS leaves to
-    /// be seen.
-    async fn through(
-        &self,
-        jump: &ResolvedHost,
-        to: &Address,
-    ) -> Result<impl Connection + use<>, ConnectFailure> {
-        let caller = self.client(jump).await?.module(forward::NAME);
-        let to = SocketName::Tcp {
-            host: to.host.clone(),
-            port: to.port,
+    /// The hosts to connect to, one through the other; the last is the one that is meant.
+    fn way_to(&self, host: &ResolvedHost) -> Result<Vec<Hop>, Fault> {
+        let mut hops = match &host.via {
+            Some(_) if host.endpoint == Endpoint::Embedded => {
+                return Err(Fault::new("`local` is reached through no other host"));
+            }
+            Some(jump) => self.way_to(jump)?,
+            None => Vec::new(),
         };
-        forward::dial(&caller, to).await.map_err(|outcome| {
-            let told = outcome.fault().map_or("the call ended", Fault::message);
-            let fault = Fault::new(format!("through {}: {told}", jump.name));
-            match outcome {
-                Outcome::Denied(_) => ConnectFailure::Denied(fault),
-                _ => ConnectFailure::Unavailable(fault),
-            }
-        })
-    }
-
-    fn way_to(&self, host: &ResolvedHost) -> Result<(Address, Arc<ClientTls>), Fault> {
-        match &host.endpoint {
-            Endpoint::Embedded if host.via.is_some() => {
-                Err(Fault::new("`local` is reached through no other host"))
-            }
-            Endpoint::Embedded => self.embedded(),
+        let (address, tls) = match &host.endpoint {
+            Endpoint::Embedded => self.embedded()?,
             Endpoint::Remote(remote) => {
                 let address = Address {
                     host: remote.address.clone(),
@@ -99,9 +73,18 @@ impl<'a> Network<'a> {
                     let fault = Fault::new(format!("{:#}", anyhow::Error::new(error)));
                     fault.with_hint("`legatus pki show FILE` tells what a file holds")
                 })?;
-                Ok((address, Arc::new(tls)))
+                (address, Arc::new(tls))
             }
-        }
+        };
+        hops.push(Hop {
+            name: host.name.clone(),
+            address,
+            options: ClientOptions {
+                tls,
+                connect_timeout: host.connect_timeout,
+            },
+        });
+        Ok(hops)
     }
 
     fn embedded(&self) -> Result<(Address, Arc<ClientTls>), Fault> {
@@ -114,6 +97,64 @@ impl<'a> Network<'a> {
         };
         let server = embedded.insert(server);
         Ok((server.endpoint.clone(), Arc::clone(&server.tls)))
+    }
+}
+
+/// A host, and how to connect to it.
+struct Hop {
+    /// As the user typed it, for messages.
+    name: String,
+    address: Address,
+    options: ClientOptions,
+}
+
+/// Connects to the last of some hosts, through those before it.
+fn connect(hops: &[Hop]) -> BoxFuture<'_, Result<Client, ConnectFailure>> {
+    Box::pin(async move {
+        let Some((host, jumps)) = hops.split_last() else {
+            let fault = Fault::new("no host is named");
+            return Err(ConnectFailure::Unavailable(fault));
+        };
+        let connected = match jumps.last() {
+            None => Client::connect(&host.address, &host.options).await,
+            Some(jump) => {
+                let stream = through(jump, connect(jumps).await?, &host.address).await?;
+                Client::connect_over(stream, &host.address, &host.options).await
+            }
+        };
+        connected.map_err(|error| ConnectFailure::Unavailable(error.into()))
+    })
+}
+
+/// A stream to an address that another host reaches. That host sees only what TLS leaves to be seen.
+async fn through(
+    jump: &Hop,
+    client: Client,
+    to: &Address,
+) -> Result<impl Connection + use<>, ConnectFailure> {
+    let failed = |told: &str| Fault::new(format!("through {}: {told}", jump.name));
+    let caller = client.module(forward::NAME);
+    let socket = SocketName::Tcp {
+        host: to.host.clone(),
+        port: to.port,
+    };
+    let timeout = jump.options.connect_timeout;
+    match tokio::time::timeout(timeout, forward::dial(&caller, socket)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(outcome)) => {
+            let fault = failed(outcome.fault().map_or("the call ended", Fault::message));
+            Err(match outcome {
+                Outcome::Denied(_) => ConnectFailure::Denied(fault),
+                _ => ConnectFailure::Unavailable(fault),
+            })
+        }
+        Err(_) => {
+            let seconds = timeout.as_secs_f64();
+            let fault = failed(&format!("{to} was not reached within {seconds} seconds"));
+            Err(ConnectFailure::Unavailable(
+                fault.with_hint("--connect-timeout gives it more time"),
+            ))
+        }
     }
 }
 

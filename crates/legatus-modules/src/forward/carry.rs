@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use legatus_core::{
@@ -65,7 +66,7 @@ pub(super) async fn serve(
 /// nothing any more.
 ///
 /// A connection that fails, or is left, is not told as one that has said all: `pending` goes before the
-/// sink does then.
+/// sink does then. `patience`: how long the server may take to end after the connection has said all.
 ///
 /// # Errors
 /// When the socket fails, or a message makes no sense.
@@ -74,6 +75,7 @@ pub(super) async fn drive(
     sink: ChannelSender,
     source: ChannelReceiver,
     pending: PendingOutcome,
+    patience: Option<Duration>,
 ) -> Result<(), Fault> {
     let (reader, writer) = tokio::io::split(connection);
     let mut sink = Some(sink);
@@ -84,7 +86,11 @@ pub(super) async fn drive(
         }
         // Tells the server that nothing more comes.
         sink = None;
-        std::future::pending().await
+        match patience {
+            Some(patience) => tokio::time::sleep(patience).await,
+            None => std::future::pending().await,
+        }
+        Ok(())
     };
     tokio::select! {
         result = download(source, writer) => result,

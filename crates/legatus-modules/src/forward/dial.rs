@@ -1,5 +1,7 @@
 //! Opening one connection through a server, at the client's side.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use legatus_core::{
     Caller, ChannelReceiver, ChannelSender, Connection, ControlSender, Conversation, Fault,
@@ -12,6 +14,10 @@ use super::request::What;
 
 /// Bytes that wait in each direction between the caller's end of a stream and its call.
 const STREAM_BYTES: usize = 256 << 10;
+
+/// How long a stream goes on that its user has left: what was said last leaves at once, and whoever is behind
+/// may never say anything again.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A connection that the server has opened.
 pub(super) struct Opened {
@@ -71,9 +77,13 @@ impl Opened {
         self.outcome.wait().await
     }
 
-    /// Carries a connection until it has ended.
-    pub(super) async fn carry(self, connection: impl Connection) -> Result<(), Fault> {
-        carry::drive(connection, self.sink, self.source, self.outcome).await
+    /// Carries a connection until it has ended; for no longer than `patience` after it has said all.
+    pub(super) async fn carry(
+        self,
+        connection: impl Connection,
+        patience: Option<Duration>,
+    ) -> Result<(), Fault> {
+        carry::drive(connection, self.sink, self.source, self.outcome, patience).await
     }
 }
 
@@ -85,7 +95,7 @@ pub async fn dial(caller: &dyn Caller, to: SocketName) -> Result<impl Connection
     let opened = open(caller, What::Connect(to)).await;
     let opened = opened.map_err(|not| not.outcome)?;
     let (ours, theirs) = tokio::io::duplex(STREAM_BYTES);
-    tokio::spawn(opened.carry(theirs));
+    tokio::spawn(opened.carry(theirs, Some(LAST_WORDS)));
     Ok(ours)
 }
 

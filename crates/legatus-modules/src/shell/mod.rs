@@ -40,6 +40,9 @@ use subsystems::Subsystems;
 /// The module's name.
 pub const NAME: &str = "shell";
 
+/// A variable of the user's environment: set, it means `--no-prediction` always.
+pub const NO_PREDICTION: &str = "LEGATUS_NO_PREDICTION";
+
 /// The module `shell`.
 pub(crate) fn module() -> impl Module {
     Shell {

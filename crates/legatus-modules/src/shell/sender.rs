@@ -32,9 +32,6 @@ const INSIST: Duration = Duration::from_secs(1);
 /// How long a full-screen program has another size, so that it is told of both.
 const REDRAW_AFTER: Duration = Duration::from_millis(100);
 
-/// A variable of the user's environment: set, it means `--no-prediction` always.
-const NO_PREDICTION: &str = "LEGATUS_NO_PREDICTION";
-
 /// How long a terminal may take to be left as it was.
 const TIDY_WITHIN: Duration = Duration::from_millis(500);
 
@@ -85,7 +82,8 @@ pub(super) async fn send(
 fn screen(local: &dyn Local, size: Option<TerminalSize>, predicts: bool) -> Option<Screen> {
     let is_shown = |terminal: &&dyn Terminal| terminal.shows_output();
     local.terminal().filter(is_shown)?;
-    let predicts = predicts && local.environment(NO_PREDICTION).is_none();
+    let unwanted = local.environment(super::NO_PREDICTION);
+    let predicts = predicts && unwanted.is_none_or(|value| value.is_empty());
     Some(Screen::new(size?, predicts))
 }
 

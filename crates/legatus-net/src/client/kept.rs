@@ -28,8 +28,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const UNCERTAIN: Duration = Duration::from_secs(30);
 
 /// How long after a call was first opened it may be opened again, if it is not known whether it has
-/// begun: for less than its server remembers that, also if this machine has slept.
-const OPENED_AGAIN_WITHIN: Duration = Duration::from_secs(45);
+/// begun: for less than its server remembers that, also if this machine has slept. It may take
+/// about a minute until a connection is known to be lost.
+const OPENED_AGAIN_WITHIN: Duration = Duration::from_secs(100);
 
 /// How an attempt over one connection ended.
 enum End {
@@ -193,7 +194,7 @@ impl Kept {
             }
             let connecting = async {
                 match &client.way {
-                    Some(way) => Client::connect(&way.0, &way.1).await.map_err(Fault::from),
+                    Some(way) => way.connect().await,
                     None => Err(Fault::new("there is no way back")),
                 }
             };

@@ -5,6 +5,7 @@ mod error;
 mod kept;
 mod transport;
 mod uplink;
+mod way;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::error::ConnectError;
 use self::transport::{ConnectionEnd, Http2};
+pub use self::way::Way;
 use crate::framing::LARGEST;
 use crate::http2 as wire;
 use crate::io::Watched;
@@ -76,8 +78,8 @@ pub struct Client {
     grpc: LegatusClient<Http2>,
     end: ConnectionEnd,
     endpoint: Endpoint,
-    /// How to connect again; `None` over a stream that was given.
-    way: Option<Arc<(Endpoint, ClientOptions)>>,
+    /// How to connect again; `None` over a stream that was given, unless that was told, too.
+    way: Option<Way>,
     /// What becomes of the connection of kept calls.
     links: watch::Sender<Option<Link>>,
     /// The tasks of kept calls.
@@ -144,7 +146,7 @@ impl Client {
             let stream = dial(endpoint, options.connect_timeout).await?;
             let client = Self::handshake(stream, endpoint, options).await?;
             Ok(Self {
-                way: Some(Arc::new((endpoint.clone(), options.clone()))),
+                way: Some(Way::direct(endpoint, options)),
                 ..client
             })
         };
@@ -166,6 +168,13 @@ impl Client {
     {
         let connecting = Self::handshake(stream, endpoint, options);
         in_time(connecting, endpoint, options).await
+    }
+
+    /// The same connection, with a way to connect again when it is lost.
+    #[must_use]
+    pub fn with_way_back(mut self, way: Way) -> Self {
+        self.way = Some(way);
+        self
     }
 
     async fn handshake<S>(
@@ -294,9 +303,10 @@ impl Client {
     }
 
     /// Another connection, in the place of this one.
-    fn succeeded_by(&self, again: Self, way: &Arc<(Endpoint, ClientOptions)>) -> Self {
+    fn succeeded_by(&self, again: Self) -> Self {
         Self {
-            way: Some(Arc::clone(way)),
+            way: self.way.clone(),
+            keeps_calls: self.keeps_calls,
             // All connections of one client share these.
             links: self.links.clone(),
             tasks: self.tasks.clone(),
@@ -389,13 +399,16 @@ impl Caller for ModuleCaller {
 
     fn another(&self) -> BoxFuture<'_, Result<Box<dyn Caller>, Fault>> {
         Box::pin(async {
-            let Some(way) = self.client().way else {
+            let current = self.client();
+            let Some(way) = &current.way else {
                 return Err(Fault::new("there is no way to connect once more"));
             };
             let client = Client {
+                way: current.way.clone(),
+                keeps_calls: current.keeps_calls,
                 // Whichever comes back tells the server of what was lost with any.
-                lost: Arc::clone(&self.client().lost),
-                ..Client::connect(&way.0, &way.1).await?
+                lost: Arc::clone(&current.lost),
+                ..way.connect().await?
             };
             Ok(Box::new(client.module(&self.module)) as Box<dyn Caller>)
         })
@@ -404,19 +417,19 @@ impl Caller for ModuleCaller {
     fn reconnect(&self) -> BoxFuture<'_, Reconnection> {
         Box::pin(async {
             let client = self.client();
-            let (again, way) = match (client.is_lost().await, &client.way) {
+            let again = match (client.is_lost().await, &client.way) {
                 (false, _) => return Reconnection::NotLost,
                 (true, None) => return Reconnection::Impossible,
-                (true, Some(way)) => (Client::connect(&way.0, &way.1).await, way),
+                (true, Some(way)) => way.connect().await,
             };
             match again {
                 Ok(again) => {
-                    let again = client.succeeded_by(again, way);
+                    let again = client.succeeded_by(again);
                     again.end_lost_calls().await;
                     *self.lock() = again;
                     Reconnection::Done
                 }
-                Err(error) => Reconnection::Failed(error.into()),
+                Err(fault) => Reconnection::Failed(fault),
             }
         })
     }

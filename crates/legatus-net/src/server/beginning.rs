@@ -10,7 +10,7 @@ use super::running::{Begun, Coming};
 
 /// For how long it is known that a kept call has begun whose client may not know it: longer than
 /// a client looks for a server that tells.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED: Duration = Duration::from_secs(120);
 
 /// A call that has begun shows itself among the sessions within this time.
 const SEEN_WITHIN: Duration = Duration::from_millis(250);

@@ -19,7 +19,7 @@ pub struct ServerLimits {
     /// Connections of one identity.
     pub connections_per_identity: usize,
     /// Calls that run on one connection at the same time. Times the stream window this bounds the
-    /// memory that one connection can pin (96 times 30 MiB, with what kept calls let wait).
+    /// memory that one connection can pin (96 times 32 MiB, with what kept calls let wait).
     pub calls_per_connection: usize,
     /// Calls that one identity runs at the same time.
     pub calls_per_identity: usize,

@@ -91,13 +91,16 @@ pub(super) async fn receive(
             cancellation.cancel();
             break;
         };
-        if sender.is_some() {
+        if sender.is_some() && !ended {
             waiting.push(message);
         }
     }
     // Nobody will acknowledge anything any more.
     drop(kept);
     while !waiting.messages.is_empty() && waiting.pass(sender.as_ref()).await.is_ok() {}
+    if ended {
+        sender = None;
+    }
     // Unless it was closed properly, the input stays open until the call has ended.
     let _open = sender;
     std::future::pending().await
@@ -122,6 +125,12 @@ impl Waiting {
     }
 
     fn push(&mut self, message: Bytes) {
+        // It is a part of the frame that it came in, which may be much larger, and would be kept with it.
+        let is_small = message.len() < limits::CHUNK_BYTES;
+        let message = match is_small && !self.messages.is_empty() {
+            true => Bytes::copy_from_slice(&message),
+            false => message,
+        };
         self.bytes += message.len() + KEPT_MESSAGE_BYTES;
         self.messages.push_back(message);
     }
@@ -133,6 +142,72 @@ impl Waiting {
         sender.ok_or(ChannelClosed::Gone)?.send(oldest).await?;
         self.bytes -= length + KEPT_MESSAGE_BYTES;
         self.messages.pop_front();
+        if self.messages.is_empty() {
+            self.messages.shrink_to(limits::CHANNEL_MESSAGES);
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_may_have_untaken_leaves_room_for_what_is_behind() {
+        let mut waiting = Waiting::default();
+        let mut untaken = 0;
+        for length in [0, 1, limits::CHUNK_BYTES].into_iter().cycle() {
+            if untaken + length + KEPT_MESSAGE_BYTES >= limits::UNTAKEN_BYTES {
+                break;
+            }
+            untaken += length + KEPT_MESSAGE_BYTES;
+            waiting.push(Bytes::from(vec![0; length]));
+        }
+        waiting.push(Bytes::from(vec![0; limits::MESSAGE_BYTES]));
+        assert!(waiting.has_room(true));
+        waiting.push(Bytes::from(vec![0; limits::MESSAGE_BYTES]));
+        assert!(!waiting.has_room(true));
+    }
+
+    #[test]
+    fn a_call_that_is_not_kept_lets_one_message_wait() {
+        let mut waiting = Waiting::default();
+        assert!(waiting.has_room(false));
+        waiting.push(Bytes::new());
+        assert!(!waiting.has_room(false));
+    }
+
+    #[test]
+    fn a_small_message_that_waits_does_not_keep_the_frame_that_it_came_in() {
+        let frame = Bytes::from(vec![0; 1 << 20]);
+        let mut waiting = Waiting::default();
+        for start in 0..3 {
+            waiting.push(frame.slice(start..start + 1));
+        }
+        let alone = waiting
+            .messages
+            .iter()
+            .filter(|message| message.is_unique());
+        assert_eq!(alone.count(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_passed_on_in_its_order() {
+        let (ours, theirs) = legatus_core::Channel::pair(limits::CHANNEL_BYTES);
+        let (sender, _) = ours.split();
+        let (_, mut receiver) = theirs.split();
+        let mut waiting = Waiting::default();
+        for text in ["a", "b", "c"] {
+            waiting.push(Bytes::from_static(text.as_bytes()));
+        }
+        for text in ["a", "b", "c"] {
+            waiting.pass(Some(&sender)).await.unwrap();
+            assert_eq!(receiver.receive().await.unwrap(), text);
+        }
+        assert!(waiting.messages.is_empty() && waiting.bytes == 0);
+        drop(receiver);
+        waiting.push(Bytes::new());
+        assert_eq!(waiting.pass(Some(&sender)).await, Err(ChannelClosed::Gone));
     }
 }

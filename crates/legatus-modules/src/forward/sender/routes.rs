@@ -215,7 +215,7 @@ impl<'a> Forwarding<'a> {
         };
         match carried {
             Ok((opened, connection)) => {
-                if let Err(fault) = opened.carry(connection).await {
+                if let Err(fault) = opened.carry(connection, None).await {
                     tracing::debug!(peer, %fault, "a forwarded connection failed");
                 }
             }
@@ -318,7 +318,7 @@ impl<'a> Forwarding<'a> {
         );
         match (connected, opened) {
             (Ok(connection), Ok(opened)) => {
-                if let Err(fault) = opened.carry(connection).await {
+                if let Err(fault) = opened.carry(connection, None).await {
                     tracing::debug!(peer, %fault, "a forwarded connection failed");
                 }
             }
