@@ -47,6 +47,7 @@ pub enum Fixed {
     /// Print a completion script for a shell
     Completions(completions::Arguments),
     /// Write manual pages
+    #[command(hide = true)]
     Man(man::Arguments),
     /// Hold a session or a command for a server
     #[command(hide = true)]
