@@ -7,8 +7,6 @@ mod transport;
 mod uplink;
 mod way;
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -19,13 +17,13 @@ use legatus_core::wire::{
 };
 use legatus_core::{Attach, BoxFuture, Caller, Conversation, Fault, Link, Reconnection, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::{Mutex, watch};
 use tokio_util::task::TaskTracker;
 
 pub use self::error::ConnectError;
 use self::transport::{ConnectionEnd, Http2};
 pub use self::way::Way;
+use self::way::dial;
 use crate::framing::LARGEST;
 use crate::http2 as wire;
 use crate::io::Watched;
@@ -463,31 +461,4 @@ async fn in_time(
             seconds: timeout.as_secs_f64(),
         }),
     }
-}
-
-/// Connects over TCP to the first address that answers, each getting its share of the time.
-async fn dial(endpoint: &Endpoint, timeout: Duration) -> Result<TcpStream, ConnectError> {
-    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
-    let addresses: Vec<SocketAddr> = match found {
-        Ok(addresses) => addresses.collect(),
-        Err(source) => {
-            let host = endpoint.host.clone();
-            return Err(ConnectError::UnknownHost { host, source });
-        }
-    };
-    let share = timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for address in addresses {
-        let connecting = tokio::time::timeout(share, TcpStream::connect(address));
-        let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
-        match connecting.await.unwrap_or_else(timed_out) {
-            Ok(stream) => {
-                // Without it is only slower, and a dead connection is noticed late.
-                crate::io::prepare(&stream, wire::CLIENT_ACKNOWLEDGED_WITHIN).ok();
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(ConnectError::dial(endpoint, last, timeout))
 }
