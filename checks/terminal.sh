@@ -169,7 +169,7 @@ secrets_stay_unseen() {
     terminal pipe-pane "cat >'$work/bytes'"
     press x y z
     press Enter
-    see '^<xyz>$'
+    await 10 "it has come to its end" grep -q '<xyz>' "$work/bytes"
     terminal pipe-pane
     same "letters that came" 1 "$(tr -cd x <"$work/bytes" | wc -c)"
 }

@@ -304,7 +304,7 @@ async fn tell_links(
     loop {
         let link = caller.link().await;
         if let Some(screen) = screen {
-            screen.is_disturbed().await;
+            screen.retract().await;
         }
         match link {
             Link::Lost(reason) => {

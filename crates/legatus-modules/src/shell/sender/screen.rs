@@ -121,7 +121,7 @@ impl Screen {
 
     /// Something else is about to be written to the terminal. Returns when what it must not stand behind is
     /// erased, if the terminal takes that at once.
-    pub(super) async fn is_disturbed(&self) {
+    pub(super) async fn retract(&self) {
         {
             let mut state = self.state();
             state.give_up();

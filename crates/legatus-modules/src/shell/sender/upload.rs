@@ -161,7 +161,7 @@ async fn send_keys(
         }
         if filtered.help {
             if let Some(screen) = screen {
-                screen.is_disturbed().await;
+                screen.retract().await;
             }
             for line in HELP {
                 // The terminal is raw: a line feed alone does not return the carriage.
